@@ -1,0 +1,27 @@
+# Needs python3 (3.11 or newer) and make; everything else is installed into .venv.
+PYTHON ?= python3
+.DEFAULT_GOAL := help
+
+.PHONY: help install up test bench
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: .venv/installed  ## make .venv with everything in it; its bin/quotagate is the command
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "quotagate needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch .venv/installed
+
+up: install  ## start everything on this machine and print requests to paste (Ctrl-C stops it)
+	.venv/bin/quotagate up --data .data --catalog examples/credits.toml
+
+test: install  ## run every check and every test
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache
+	.venv/bin/python -m pytest -q
+
+bench: install  ## measure, in ratios, beside what one would use instead
+	.venv/bin/python -m bench

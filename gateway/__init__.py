@@ -1,0 +1,1 @@
+"""HTTP: the app, authentication, the hot path, one module a resource."""

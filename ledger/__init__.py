@@ -1,0 +1,1 @@
+"""Postgres: tables, migrations, entries, balances, catalogs, keys."""

@@ -1,0 +1,1 @@
+"""The vocabulary and its rules: accounts, periods, decisions, errors, settings; and Counters, the one door to Redis."""

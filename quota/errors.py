@@ -1,0 +1,95 @@
+"""Every error that Quotagate raises on purpose.
+
+QuotagateError
+├── InvalidRequest              what was sent cannot be understood or is out of range
+│   ├── CatalogInvalid          the catalog document contradicts itself
+│   └── BodyTooLarge            more bytes than the route reads
+├── Unauthenticated             no key, or one that is not known
+├── Forbidden                   a key without the scope
+├── NotFound                    no such thing in this tenant
+│   ├── UnknownMetric
+│   ├── UnknownOperation
+│   └── UnknownPlan
+├── NoSubscription              no active plan, and the tenant has no default one
+├── IdempotencyKeyReused        the same key came with another body
+├── CountersUnavailable         Redis did not answer in time, or refuses to write
+├── LedgerUnavailable           Postgres did not answer
+└── Unsafe                      a setting or a server with which the promises could not be kept
+
+A denial is not an error: it is a Decision. `code` is the word that a program can switch on; the gateway's table
+turns it into an HTTP status.
+"""
+
+from typing import Any, ClassVar
+
+
+class QuotagateError(Exception):
+    """Base of all of them; `str(error)` is a sentence for people, `extra` holds the fields that help a program."""
+
+    code: ClassVar[str] = "INTERNAL"
+
+    def __init__(self, detail: str, **extra: Any) -> None:
+        super().__init__(detail)
+        self.extra = extra
+
+
+class InvalidRequest(QuotagateError):
+    code = "INVALID_REQUEST"
+
+
+class CatalogInvalid(InvalidRequest):
+    """`errors` lists every contradiction found, each with its path and what to write instead."""
+
+    code = "INVALID_CATALOG"
+
+    def __init__(self, errors: list[str]) -> None:
+        super().__init__("; ".join(errors), errors=errors)
+        self.errors = errors
+
+
+class BodyTooLarge(InvalidRequest):
+    code = "BODY_TOO_LARGE"
+
+
+class Unauthenticated(QuotagateError):
+    code = "UNAUTHENTICATED"
+
+
+class Forbidden(QuotagateError):
+    code = "FORBIDDEN"
+
+
+class NotFound(QuotagateError):
+    code = "NOT_FOUND"
+
+
+class UnknownMetric(NotFound):
+    code = "UNKNOWN_METRIC"
+
+
+class UnknownOperation(NotFound):
+    code = "UNKNOWN_OPERATION"
+
+
+class UnknownPlan(NotFound):
+    code = "UNKNOWN_PLAN"
+
+
+class NoSubscription(QuotagateError):
+    code = "NO_SUBSCRIPTION"
+
+
+class IdempotencyKeyReused(QuotagateError):
+    code = "IDEMPOTENCY_KEY_REUSED"
+
+
+class CountersUnavailable(QuotagateError):
+    code = "COUNTERS_UNAVAILABLE"
+
+
+class LedgerUnavailable(QuotagateError):
+    code = "LEDGER_UNAVAILABLE"
+
+
+class Unsafe(QuotagateError):
+    code = "UNSAFE"

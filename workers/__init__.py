@@ -1,0 +1,1 @@
+"""Jobs that move the journal into the ledger and compare the two."""
