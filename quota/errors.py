@@ -4,6 +4,7 @@ QuotagateError
 ├── InvalidRequest              what was sent cannot be understood or is out of range
 │   ├── CatalogInvalid          the catalog document contradicts itself
 │   └── BodyTooLarge            more bytes than the route reads
+├── MethodNotAllowed            the route takes another method
 ├── Unauthenticated             no key, or one that is not known
 ├── Forbidden                   a key without the scope
 ├── NotFound                    no such thing in this tenant
@@ -49,6 +50,10 @@ class CatalogInvalid(InvalidRequest):
 
 class BodyTooLarge(InvalidRequest):
     code = "BODY_TOO_LARGE"
+
+
+class MethodNotAllowed(QuotagateError):
+    code = "METHOD_NOT_ALLOWED"
 
 
 class Unauthenticated(QuotagateError):

@@ -1,0 +1,143 @@
+"""Admission: from what a caller asks to a decision. One trip to Redis where everything is known; where it is not, the
+missing piece is brought and the step is asked again.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+
+from gateway.catalog_cache import CatalogCache
+from gateway.epochs import begin_missing
+from gateway.provisioning import Missing, Provisioner
+from ledger.store import Store
+from quota import keys, protocol
+from quota.catalog import Catalog
+from quota.counters import Counters
+from quota.decisions import Decision, Demand, decision, free
+from quota.errors import CountersUnavailable, IdempotencyKeyReused, NotFound
+from quota.journal import About, encode_about
+from quota.keys import AccountName
+from quota.periods import period_at
+from quota.protocol import AccountState, Charge, Outcome, Reply, Step, Verdict
+
+MAX_ATTEMPTS = 8
+"""Each attempt but the last changed something that the next one needs (an epoch, an account, a period, a catalog)."""
+
+
+class Admission:
+    """Decides for one process. Knows no HTTP."""
+
+    def __init__(self, counters: Counters, store: Store, shard_count: int) -> None:
+        self.catalogs = CatalogCache(store)
+        self._counters = counters
+        self._store = store
+        self._shard_count = shard_count
+        self._provisioner = Provisioner(counters, store)
+
+    def shard_of(self, tenant: str, subject: str) -> int:
+        return keys.shard_of(tenant, subject, self._shard_count)
+
+    async def decide(self, demand: Demand) -> tuple[Decision, Catalog]:
+        """The decision, and the catalog that it was made with.
+
+        CountersUnavailable, LedgerUnavailable, IdempotencyKeyReused, UnknownMetric, UnknownOperation, InvalidRequest.
+        """
+        version, catalog = await self.catalogs.get(demand.tenant)
+        for _ in range(MAX_ATTEMPTS):
+            try:
+                amounts = demand.amounts(catalog)
+            except NotFound:
+                # It may have been added a moment ago by another gateway; only Postgres can say that it was not.
+                version, catalog = await self.catalogs.refresh(demand.tenant)
+                amounts = demand.amounts(catalog)
+            if not amounts:
+                return free(demand, int(time.time() * 1000)), catalog
+            shard = self.shard_of(demand.tenant, demand.subject)
+            reply = await self._counters.decide(_step(demand, amounts, shard, version))
+            if reply.outcome in {Outcome.ALLOWED, Outcome.DENIED}:
+                return decision(demand, shard, reply), catalog
+            if reply.outcome is Outcome.CATALOG_CHANGED:
+                version, catalog = await self.catalogs.refresh(demand.tenant)
+            else:
+                await self._mend(demand, shard, reply)
+        raise CountersUnavailable(
+            f"the account was changed {MAX_ATTEMPTS} times while it was asked; nothing was charged"
+        )
+
+    async def look(self, tenant: str, subject: str, request_id: str) -> tuple[Catalog, dict[str, Decision]]:
+        """Every metric of the catalog as it stands for a subject; nothing is charged."""
+        _, catalog = await self.catalogs.get(tenant)
+        demands = [Demand(tenant, subject, False, request_id, 0, metric) for metric in catalog.metrics]
+        found = await asyncio.gather(*map(self.decide, demands))
+        return catalog, {each.charges[0].metric: each for each, _ in found}
+
+    async def announce(self, tenant: str, subject: str | None) -> None:
+        """Tells Redis that Postgres has something newer: of one subject, or of the tenant's whole catalog."""
+        version, catalog = await self.catalogs.refresh(tenant)
+        if subject is None:
+            calls = [protocol.publish(shard, tenant, version) for shard in range(self._shard_count)]
+        else:
+            shard = self.shard_of(tenant, subject)
+            names = [AccountName(tenant, subject, metric).key(shard) for metric in catalog.metrics]
+            calls = [protocol.publish(shard, tenant, version, names)]
+        for reply in await self._counters.run_all(calls):
+            if isinstance(reply, Exception):
+                raise CountersUnavailable(f"the counters refuse to write: {reply}") from reply
+
+    async def _mend(self, demand: Demand, shard: int, reply: Reply) -> None:
+        """Brings what the script found missing, or raises what it refused for good."""
+        match reply.outcome:
+            case Outcome.KEY_REUSED:
+                raise IdempotencyKeyReused(
+                    "this idempotency key was used with another body; use a new key for a new request"
+                )
+            case Outcome.FAILED:
+                raise CountersUnavailable(f"the journal refused the entry, nothing was charged: {reply.reason}")
+            case Outcome.UNINITIALISED:
+                await begin_missing(self._counters, self._store, [shard])
+        missing = []
+        for state in reply.accounts:
+            account = AccountName(demand.tenant, demand.subject, state.metric)
+            if state.verdict in {Verdict.UNKNOWN, Verdict.STALE}:
+                missing.append(Missing(shard, account, reply.epoch, reply.fence, reply.now_ms))
+            elif state.verdict is Verdict.PERIOD_OVER:
+                await self._roll(shard, account, state, reply.now_ms)
+        if missing:
+            await self._provisioner.provision(missing)
+
+    async def _roll(self, shard: int, account: AccountName, state: AccountState, now_ms: int) -> None:
+        assert state.period.end_ms is not None, "only a period that ends can be over"
+        period = period_at(state.period.kind, now_ms, state.terms.anchor_ms)
+        about = encode_about(About(tenant=account.tenant, subject=account.subject, metric=account.metric))
+        await self._counters.run(protocol.roll(shard, account.key(shard), state.period.end_ms, period, about))
+
+
+def _step(demand: Demand, amounts: Mapping[str, int], shard: int, catalog_version: int) -> Step:
+    charges = []
+    for metric, amount in amounts.items():
+        about = b""
+        if demand.consumes:
+            about = encode_about(
+                About(
+                    tenant=demand.tenant,
+                    subject=demand.subject,
+                    metric=metric,
+                    request_id=demand.request_id,
+                    idempotency_key=demand.idempotency_key,
+                    operation=demand.operation,
+                    metadata=None if demand.metadata is None else dict(demand.metadata),
+                )
+            )
+        charges.append(Charge(AccountName(demand.tenant, demand.subject, metric).key(shard), metric, amount, about))
+    record_key = None
+    if demand.consumes and demand.idempotency_key is not None:
+        record_key = keys.record(shard, demand.tenant, demand.subject, "consume", demand.idempotency_key)
+    return Step(
+        shard,
+        keys.catalog_field(demand.tenant),
+        catalog_version,
+        tuple(charges),
+        demand.consumes,
+        record_key,
+        demand.fingerprint if record_key else "",
+    )

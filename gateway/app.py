@@ -1,0 +1,138 @@
+"""The composition root of a gateway process: everything is made here, and handed to whoever needs it."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import structlog
+from litestar import Litestar, Router, asgi
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.openapi import OpenAPIConfig
+from litestar.types import Receive, Scope, Send
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from gateway import catalog, openapi, ops, subjects
+from gateway.admission import Admission
+from gateway.auth import Authenticator
+from gateway.epochs import begin_missing
+from gateway.hot import HotPath
+from gateway.resources import StrictRequest, scope_guard, to_problem
+from ledger import schema, shards
+from ledger.store import ALL_TENANTS, Store
+from quota import safety
+from quota.counters import MAX_CALLS_IN_FLIGHT, Counters
+from quota.errors import Unsafe
+from quota.settings import Settings
+
+CONNECT_TIMEOUT_S = 1.0
+
+log = structlog.get_logger()
+
+
+def connect(settings: Settings) -> Redis:
+    """A client that never retries by itself: a request whose reply was lost would be charged again."""
+    return Redis.from_url(
+        settings.redis_url,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        socket_timeout=None,  # the deadline is the caller's, around the whole trip
+        retry=Retry(NoBackoff(), 0),
+        max_connections=MAX_CALLS_IN_FLIGHT * 16,
+    )
+
+
+async def refuse_unsafe(redis: Redis, store: Store, settings: Settings) -> None:
+    """Unsafe, with every reason, if this Redis or this database could not keep the promises."""
+    info = await redis.info()
+    try:
+        appendfsync = (await redis.config_get("appendfsync")).get("appendfsync")
+    except Exception:
+        appendfsync = None
+    found = safety.complaints(info, appendfsync, settings.durability)
+    found += await store.run(ALL_TENANTS, schema.complaints)
+    if found:
+        raise Unsafe("\n".join(found))
+
+
+class Gateway:
+    """What a process holds while it serves."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.redis = connect(settings)
+        self.store = Store(settings.database_url)
+        self.counters = Counters(
+            self.redis, deadline_s=settings.deadline_ms / 1000, record_ttl_s=settings.idempotency_ttl_s
+        )
+        self.authenticator = Authenticator(self.store, settings.key_pepper)
+
+    async def open(self) -> Admission:
+        """Checks both stores, makes the first key, gives every shard its head."""
+        await refuse_unsafe(self.redis, self.store, self.settings)
+        shard_count = await self.store.run(ALL_TENANTS, shards.count)
+        if self.settings.admin_key:
+            await self.authenticator.ensure_admin_key(self.settings.admin_key)
+        await begin_missing(self.counters, self.store, list(range(shard_count)))
+        return Admission(self.counters, self.store, shard_count)
+
+    async def close(self) -> None:
+        await self.counters.close()
+        await self.store.close()
+
+
+def build(gateway: Gateway, admission: Admission) -> Litestar:
+    """The Litestar application of an opened gateway."""
+    hot = HotPath(admission, gateway.authenticator)
+
+    @asgi("/v1/consume", copy_scope=False, opt={"scopes": ()})
+    async def consume(scope: Scope, receive: Receive, send: Send) -> None:
+        await hot.consume(scope, receive, send)
+
+    @asgi("/v1/check", copy_scope=False, opt={"scopes": ()})
+    async def check(scope: Scope, receive: Receive, send: Send) -> None:
+        await hot.check(scope, receive, send)
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncGenerator[None, None]:
+        refreshing = asyncio.create_task(gateway.authenticator.keep_fresh())
+        try:
+            yield
+        finally:
+            refreshing.cancel()
+            await gateway.close()
+
+    return Litestar(
+        [
+            consume,
+            check,
+            catalog.read_catalog,
+            catalog.write_catalog,
+            catalog.list_plans,
+            catalog.read_plan,
+            subjects.read_status,
+            subjects.read_subscription,
+            subjects.write_subscription,
+            ops.read_reconciliation,
+            ops.live,
+            ops.ready,
+            ops.exposition,
+        ],
+        dependencies={
+            "store": Provide(lambda: gateway.store, sync_to_thread=False),
+            "counters": Provide(lambda: gateway.counters, sync_to_thread=False),
+            "admission": Provide(lambda: admission, sync_to_thread=False),
+        },
+        exception_handlers={Exception: to_problem},
+        guards=[scope_guard],
+        lifespan=[lifespan],
+        openapi_config=OpenAPIConfig(
+            title="Quotagate",
+            version="1",
+            openapi_router=Router("/schema", route_handlers=[], opt={"scopes": ()}, include_in_schema=False),
+            render_plugins=[openapi.Document()],
+        ),
+        request_class=StrictRequest,
+        state=State({"authenticator": gateway.authenticator}),
+    )

@@ -1,0 +1,71 @@
+"""GET and PUT /v1/catalog, GET /v1/plans."""
+
+from typing import Any
+
+import structlog
+from litestar import get, put
+
+from gateway.admission import Admission
+from gateway.resources import StrictRequest, caller, from_path
+from ledger import announcements, catalogs
+from ledger.store import Store
+from quota.catalog import Catalog, Plan, parse_json, to_document
+from quota.errors import UnknownPlan
+
+log = structlog.get_logger()
+
+
+async def apply_catalog(
+    store: Store, admission: Admission, tenant: str, catalog: Catalog, applied_by: str, *, dry_run: bool
+) -> dict[str, Any]:
+    """Compares, writes and tells every shard; what differs, and which version holds now."""
+    version, changes, announcement = await store.run(
+        tenant, catalogs.apply, tenant, catalog, applied_by, dry_run=dry_run
+    )
+    if announcement is not None:
+        await admission.announce(tenant, None)
+        await store.run(tenant, announcements.told, [announcement])
+        log.info("catalog applied", tenant=tenant, version=version, changes=len(changes), applied_by=applied_by)
+    return {
+        "version": version,
+        "applied": announcement is not None,
+        "changes": [str(change) for change in changes],
+        "catalog": to_document(catalog),
+    }
+
+
+@get("/v1/catalog", opt={"scopes": ("read", "admin")}, summary="The tenant's catalog")
+async def read_catalog(request: StrictRequest, store: Store) -> dict[str, Any]:
+    _, catalog = await store.run(caller(request).tenant, catalogs.newest, caller(request).tenant)
+    return to_document(catalog)
+
+
+@put("/v1/catalog", opt={"scopes": ("admin",)}, summary="Compare and apply a whole catalog")
+async def write_catalog(
+    request: StrictRequest, store: Store, admission: Admission, dry_run: bool = False
+) -> dict[str, Any]:
+    principal = caller(request)
+    return await apply_catalog(
+        store, admission, principal.tenant, parse_json(await request.body()), principal.key_id, dry_run=dry_run
+    )
+
+
+def _plan_document(name: str, plan: Plan, document: dict[str, Any]) -> dict[str, Any]:
+    return {"plan": name, "rank": plan.rank, "limits": document["plans"][name].get("limits", {})}
+
+
+@get("/v1/plans", opt={"scopes": ("read", "admin")}, summary="Plans with their limits, in the order of upgrades")
+async def list_plans(request: StrictRequest, store: Store) -> dict[str, Any]:
+    _, catalog = await store.run(caller(request).tenant, catalogs.newest, caller(request).tenant)
+    document = to_document(catalog)
+    plans = sorted(catalog.plans.items(), key=lambda item: item[1].rank)
+    return {"items": [_plan_document(name, plan, document) for name, plan in plans], "next_cursor": None}
+
+
+@get("/v1/plans/{plan:str}", opt={"scopes": ("read", "admin")}, summary="One plan")
+async def read_plan(request: StrictRequest, store: Store, plan: str) -> dict[str, Any]:
+    name = from_path(plan, "plan")
+    _, catalog = await store.run(caller(request).tenant, catalogs.newest, caller(request).tenant)
+    if name not in catalog.plans:
+        raise UnknownPlan(f"the catalog has no plan {name}", plan=name)
+    return _plan_document(name, catalog.plans[name], to_document(catalog))

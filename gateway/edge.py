@@ -1,0 +1,42 @@
+"""The outermost layer of the gateway: what must happen before a route is chosen and after an answer was made."""
+
+import structlog
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway import metrics
+from gateway.requests import request_id
+
+HOT_ROUTES = frozenset({"/v1/consume", "/v1/check"})
+"""They answer, count and name their requests themselves."""
+
+log = structlog.get_logger()
+
+
+class Edge:
+    """Wraps an application. Routes are matched against the path as it was sent, because a subject may hold an encoded
+    slash; every answer carries the request's id and is counted by its route.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP or scope["path"] in HOT_ROUTES:
+            await self._app(scope, receive, send)
+            return
+        # Without a raw path the decoded one has to do: then a subject cannot hold a slash.
+        scope["path"] = scope["raw_path"].decode("latin-1") if scope["raw_path"] else scope["path"]
+        sent = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
+        ident = request_id(sent)
+        scope["state"] = {**scope.get("state", {}), "request_id": ident}
+
+        async def send_named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-request-id", ident.encode())]
+                template = scope.get("path_template") or "none"
+                metrics.requests.labels(template, message["status"]).inc()
+                log.debug("answered", path=scope["path"], status=message["status"], request_id=ident)
+            await send(message)
+
+        await self._app(scope, receive, send_named)

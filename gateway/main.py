@@ -1,0 +1,62 @@
+"""The gateway process: opens the stores, then serves until it is told to stop."""
+
+import asyncio
+import socket
+
+import structlog
+import uvicorn
+
+from gateway.app import Gateway, build
+from gateway.edge import Edge
+from quota.settings import Settings
+
+STOP_AFTER_S = 10
+"""Requests under way at a stop have this long to finish; none takes longer than its deadlines add up to."""
+BACKLOG = 2048
+
+log = structlog.get_logger()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; OSError if the address is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    listener.listen(BACKLOG)
+    listener.set_inheritable(True)
+    return listener
+
+
+def serve(settings: Settings, listener: socket.socket) -> None:
+    """Serves on a listening socket until SIGTERM or SIGINT. Unsafe, LedgerUnavailable or CountersUnavailable at start."""
+    config = uvicorn.Config(
+        app=_unopened,
+        loop="uvloop",
+        http="httptools",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=STOP_AFTER_S,
+    )
+    uvicorn.Server(config)
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(_serve(settings, config, listener))
+
+
+async def _serve(settings: Settings, config: uvicorn.Config, listener: socket.socket) -> None:
+    gateway = Gateway(settings)
+    try:
+        admission = await gateway.open()
+    except BaseException:
+        await gateway.close()
+        raise
+    config.app = Edge(build(gateway, admission))
+    host, port = listener.getsockname()[:2]
+    log.info("gateway listens", host=host, port=port)
+    await uvicorn.Server(config).serve(sockets=[listener])
+
+
+async def _unopened(*_: object) -> None:
+    raise RuntimeError("the application is built once the stores are open")

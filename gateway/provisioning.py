@@ -1,0 +1,148 @@
+"""Brings accounts into Redis that it does not know, or knows by older terms, from what Postgres says of them.
+
+Gathered as checking is: one read of Postgres for all the accounts that a turn of the loop found missing, and one for all
+the requests that miss the same account.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from ledger import accounts, catalogs, subscriptions
+from ledger.accounts import Balance
+from ledger.store import ALL_TENANTS, Store
+from quota import protocol
+from quota.catalog import Catalog
+from quota.counters import Counters
+from quota.entitlement import Subscription, entitlement
+from quota.errors import CountersUnavailable
+from quota.journal import About, encode_about
+from quota.keys import AccountName
+from quota.periods import period_at
+from quota.protocol import NONE, Opening, Terms
+
+MAX_BATCH_ACCOUNTS = 500
+MAX_WAITING_ACCOUNTS = 50_000
+NO_PLAN_TTL_MS = 60_000
+"""An account of a subject without a plan is a note that there is none. It goes away by itself, so that made-up subjects
+do not fill Redis; a subscription that is made meanwhile is told to it like to any other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """An account that a script could not use, with what the script knew: only in this epoch, and behind this fence, may
+    it be written."""
+
+    shard: int
+    account: AccountName
+    epoch: int
+    fence: str
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What Postgres says of some accounts."""
+
+    catalogs: dict[str, tuple[int, Catalog]]
+    subscriptions: dict[tuple[str, str], Subscription]
+    balances: dict[AccountName, list[Balance]]
+
+
+def read(connection: Connection, wanted: list[AccountName], now_ms: int) -> Reading:
+    """Everything that the openings of some accounts need."""
+    tenants = sorted({account.tenant for account in wanted})
+    subjects = sorted({(account.tenant, account.subject) for account in wanted})
+    return Reading(
+        {tenant: catalogs.newest(connection, tenant) for tenant in tenants},
+        subscriptions.of_subjects(connection, subjects),
+        accounts.running_balances(connection, wanted, now_ms),
+    )
+
+
+def opening(account: AccountName, now_ms: int, reading: Reading) -> Opening:
+    """The account as it should stand in Redis. UnknownMetric when the catalog has lost the metric. Pure."""
+    version, catalog = reading.catalogs[account.tenant]
+    granted = entitlement(catalog, reading.subscriptions.get((account.tenant, account.subject)), account.metric)
+    period = period_at(granted.kind, now_ms, granted.anchor_ms)
+    running = reading.balances.get(account, [])
+    same = next((balance for balance in running if balance.period == period), None)
+    # Units that were counted in another window, which still runs and which a plan change cut short, are kept.
+    other = next((balance for balance in running if balance.used), None) if same is None else None
+    found = same or other
+    cut = None
+    if other is not None:
+        cut = (other.period, Terms(other.plan, other.period.kind, None, ()))
+    return Opening(
+        account,
+        version,
+        granted,
+        period,
+        used=found.used if found else 0,
+        entry=str(found.place) if found else NONE,
+        cut=cut,
+        ttl_ms=NO_PLAN_TTL_MS if granted.plan is None else 0,
+        about=encode_about(About(tenant=account.tenant, subject=account.subject, metric=account.metric)),
+    )
+
+
+class Provisioner:
+    """Async; one a process."""
+
+    def __init__(self, counters: Counters, store: Store) -> None:
+        self._counters = counters
+        self._store = store
+        self._waiting: dict[str, tuple[Missing, asyncio.Future[str]]] = {}
+        self._flushing: set[asyncio.Task[None]] = set()
+
+    async def provision(self, missing: list[Missing]) -> None:
+        """Writes the accounts, or finds that something moved meanwhile: either way the caller asks Redis again.
+
+        LedgerUnavailable when Postgres is away; CountersUnavailable while the journal of an older epoch is not drained.
+        """
+        outcomes = await asyncio.gather(*(asyncio.shield(self._enqueue(each)) for each in missing))
+        if "undrained" in outcomes:
+            raise CountersUnavailable("the counters are being rebuilt; nothing was charged")
+
+    def _enqueue(self, missing: Missing) -> asyncio.Future[str]:
+        key = f"{missing.epoch} {missing.fence} {missing.account.key(missing.shard)}"
+        if key in self._waiting:
+            return self._waiting[key][1]
+        if len(self._waiting) >= MAX_WAITING_ACCOUNTS:
+            raise CountersUnavailable(f"{MAX_WAITING_ACCOUNTS} accounts are waiting to be read; nothing was charged")
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._waiting[key] = (missing, future)
+        if len(self._waiting) == 1:
+            asyncio.get_running_loop().call_soon(self._flush)
+        return future
+
+    def _flush(self) -> None:
+        waiting, self._waiting = list(self._waiting.values()), {}
+        for first in range(0, len(waiting), MAX_BATCH_ACCOUNTS):
+            task = asyncio.create_task(self._write(waiting[first : first + MAX_BATCH_ACCOUNTS]))
+            self._flushing.add(task)
+            task.add_done_callback(self._flushing.discard)
+
+    async def _write(self, batch: list[tuple[Missing, asyncio.Future[str]]]) -> None:
+        now_ms = max(missing.now_ms for missing, _ in batch)
+        try:
+            wanted = [missing.account for missing, _ in batch]
+            reading = await self._store.run(ALL_TENANTS, read, wanted, now_ms)
+            calls = [
+                protocol.provision(each.shard, each.epoch, each.fence, opening(each.account, each.now_ms, reading))
+                for each, _ in batch
+            ]
+            replies = await self._counters.run_all(calls)
+        except Exception as error:
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for (_, future), reply in zip(batch, replies, strict=True):
+            if future.done():
+                continue
+            if isinstance(reply, Exception):
+                future.set_exception(CountersUnavailable(f"the counters refuse to write: {reply}"))
+            else:
+                future.set_result(reply.decode())

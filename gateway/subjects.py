@@ -1,0 +1,85 @@
+"""A subject's status and subscription."""
+
+from typing import Any
+
+import structlog
+from litestar import get, put
+
+from gateway.admission import Admission
+from gateway.answers import metric_document
+from gateway.requests import SubscriptionRequest
+from gateway.resources import StrictRequest, caller, from_path, ident_of
+from ledger import announcements, subscriptions
+from ledger.store import Store
+from quota.catalog import Catalog
+from quota.entitlement import Subscription, plan_in_force
+from quota.errors import InvalidRequest, NotFound, UnknownPlan
+from quota.periods import from_rfc3339, to_rfc3339
+
+log = structlog.get_logger()
+
+
+def subscription_document(subscription: Subscription) -> dict[str, Any]:
+    """A subscription as status shows it."""
+    return {
+        "status": subscription.status,
+        "anchor": None if subscription.anchor_ms is None else to_rfc3339(subscription.anchor_ms),
+        "scheduled": None,
+        "add_ons": dict(subscription.add_ons),
+    }
+
+
+@get(
+    "/v1/subjects/{subject:str}/status", opt={"scopes": ("read", "consume")}, summary="Every metric of the subject now"
+)
+async def read_status(request: StrictRequest, store: Store, admission: Admission, subject: str) -> dict[str, Any]:
+    tenant, subject = caller(request).tenant, from_path(subject, "subject")
+    subscription = await store.run(tenant, subscriptions.of_subject, tenant, subject)
+    catalog, found = await admission.look(tenant, subject, ident_of(request))
+    plan = plan_in_force(catalog, subscription)
+    of_plan = catalog.plans[plan].limits if plan is not None else {}
+    return {
+        "subject": subject,
+        "plan": plan,
+        "subscription": None if subscription is None else subscription_document(subscription),
+        "metrics": [metric_document(found[metric].charges[0]) for metric in found if _belongs(metric, of_plan, found)],
+    }
+
+
+def _belongs(metric: str, of_plan: Any, found: Any) -> bool:
+    # A metric that only an add-on gives, or that was used before a plan change, is worth showing too.
+    charge = found[metric].charges[0]
+    return metric in of_plan or charge.limit != 0 or charge.used > 0
+
+
+@get("/v1/subjects/{subject:str}/subscription", opt={"scopes": ("read", "admin")}, summary="The subject's subscription")
+async def read_subscription(request: StrictRequest, store: Store, subject: str) -> dict[str, Any]:
+    tenant, subject = caller(request).tenant, from_path(subject, "subject")
+    subscription = await store.run(tenant, subscriptions.of_subject, tenant, subject)
+    if subscription is None:
+        raise NotFound(f"{subject} has no subscription", subject=subject)
+    return {"subject": subject, "plan": subscription.plan, **subscription_document(subscription)}
+
+
+@put("/v1/subjects/{subject:str}/subscription", opt={"scopes": ("admin",)}, summary="Put the subject on a plan")
+async def write_subscription(
+    request: StrictRequest, store: Store, admission: Admission, subject: str, data: SubscriptionRequest
+) -> dict[str, Any]:
+    tenant, subject = caller(request).tenant, from_path(subject, "subject")
+    _, catalog = await admission.catalogs.refresh(tenant)
+    subscription = _checked(data, catalog)
+    announcement = await store.run(tenant, subscriptions.put, tenant, subject, subscription, caller(request).key_id)
+    await admission.announce(tenant, subject)
+    await store.run(tenant, announcements.told, [announcement])
+    log.info("subscription written", tenant=tenant, subject=subject, plan=data.plan, request_id=ident_of(request))
+    return {"subject": subject, "plan": subscription.plan, **subscription_document(subscription)}
+
+
+def _checked(data: SubscriptionRequest, catalog: Catalog) -> Subscription:
+    if data.plan not in catalog.plans:
+        raise UnknownPlan(f"the catalog has no plan {data.plan}", plan=data.plan)
+    for add_on in data.add_ons:
+        if add_on not in catalog.add_ons:
+            raise InvalidRequest(f"the catalog has no add-on {add_on}", field="add_ons")
+    anchor_ms = None if data.anchor is None else from_rfc3339(data.anchor)
+    return Subscription(data.plan, data.status, anchor_ms, data.add_ons)

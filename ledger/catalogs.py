@@ -1,0 +1,46 @@
+"""Catalogs: one document a tenant, every version kept, so that an old entry can be explained with the plan of its day."""
+
+import msgspec
+from sqlalchemy import Connection, desc, insert, select, text
+
+from ledger.announcements import announce
+from ledger.tables import catalogs
+from quota.catalog import Catalog, Change, difference, parse_json, to_document
+
+
+def version(connection: Connection, tenant: str) -> int:
+    """The newest version's number, 0 when there is none yet."""
+    query = select(catalogs.c.version).where(catalogs.c.tenant == tenant).order_by(desc(catalogs.c.version)).limit(1)
+    return connection.execute(query).scalar() or 0
+
+
+def newest(connection: Connection, tenant: str) -> tuple[int, Catalog]:
+    """The newest version and its catalog; version 0 and an empty catalog when there is none yet."""
+    query = (
+        select(catalogs.c.version, catalogs.c.document)
+        .where(catalogs.c.tenant == tenant)
+        .order_by(desc(catalogs.c.version))
+        .limit(1)
+    )
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        return 0, Catalog()
+    return row.version, parse_json(msgspec.json.encode(row.document))
+
+
+def apply(
+    connection: Connection, tenant: str, catalog: Catalog, applied_by: str, *, dry_run: bool
+) -> tuple[int, list[Change], int | None]:
+    """Writes a new version if anything differs: its number, what changes, and the announcement to be made (None: none)."""
+    # One writer a tenant at a time; two would take the same number.
+    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('catalog'), hashtext(:tenant))"), {"tenant": tenant})
+    current_version, current = newest(connection, tenant)
+    changes = difference(current, catalog)
+    if dry_run or not changes:
+        return current_version, changes, None
+    connection.execute(
+        insert(catalogs).values(
+            tenant=tenant, version=current_version + 1, document=to_document(catalog), applied_by=applied_by
+        )
+    )
+    return current_version + 1, changes, announce(connection, tenant, None)

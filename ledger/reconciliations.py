@@ -1,0 +1,97 @@
+"""What reconciliations and drains found, kept for people on call."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, desc, func, insert, select
+
+from ledger.instants import from_timestamp, to_timestamp
+from ledger.tables import incidents, reconciliations
+from quota.periods import to_rfc3339
+
+
+class Drift(msgspec.Struct, frozen=True):
+    """A counter and the ledger that differ at the same entry."""
+
+    tenant: str
+    subject: str
+    metric: str
+    entry: str | None
+    counter: int
+    ledger: int
+
+
+class Reconciliation(msgspec.Struct, frozen=True):
+    """One run: how many accounts were compared and what was found. Instants are Unix milliseconds."""
+
+    run_id: int
+    started_at_ms: int
+    finished_at_ms: int
+    accounts: int
+    drifted: int
+    corrected: int
+    undrained_entries: int
+    lag_ms: int
+    incidents: int
+    drifts: list[Drift]
+
+    def to_document(self) -> dict[str, Any]:
+        """As `GET /v1/ops/reconciliation` shows it."""
+        return {
+            "run_id": self.run_id,
+            "started_at": to_rfc3339(self.started_at_ms),
+            "finished_at": to_rfc3339(self.finished_at_ms),
+            "accounts": self.accounts,
+            "drifted": self.drifted,
+            "corrected": self.corrected,
+            "undrained_entries": self.undrained_entries,
+            "lag_ms": self.lag_ms,
+            "incidents": self.incidents,
+            "drifts": msgspec.to_builtins(self.drifts),
+        }
+
+
+def add(connection: Connection, run: Reconciliation) -> int:
+    """Keeps a run; its number."""
+    query = insert(reconciliations).values(
+        started_at=to_timestamp(run.started_at_ms),
+        finished_at=to_timestamp(run.finished_at_ms),
+        accounts=run.accounts,
+        drifted=run.drifted,
+        corrected=run.corrected,
+        undrained_entries=run.undrained_entries,
+        lag_ms=run.lag_ms,
+        incidents=run.incidents,
+        drifts=msgspec.to_builtins(run.drifts),
+    )
+    return int(connection.execute(query.returning(reconciliations.c.run_id)).scalar_one())
+
+
+def last(connection: Connection) -> Reconciliation | None:
+    """The newest run, None before the first."""
+    row = connection.execute(select(reconciliations).order_by(desc(reconciliations.c.run_id)).limit(1)).one_or_none()
+    if row is None:
+        return None
+    return Reconciliation(
+        row.run_id,
+        from_timestamp(row.started_at),
+        from_timestamp(row.finished_at),
+        row.accounts,
+        row.drifted,
+        row.corrected,
+        row.undrained_entries,
+        row.lag_ms,
+        row.incidents,
+        msgspec.convert(row.drifts, list[Drift]),
+    )
+
+
+def add_incidents(connection: Connection, shard: int, kind: str, details: Sequence[dict[str, Any]]) -> None:
+    """Keeps what a drain found that ought not to be."""
+    if details:
+        connection.execute(insert(incidents), [{"shard": shard, "kind": kind, "detail": each} for each in details])
+
+
+def incident_count(connection: Connection) -> int:
+    return int(connection.execute(select(func.count()).select_from(incidents)).scalar_one())

@@ -1,0 +1,67 @@
+"""A shard's row: which epoch it is in, and up to which entry its journal is in the ledger."""
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import Connection, select, text, update
+
+from ledger.tables import shards
+from quota.journal import Place
+
+
+def count(connection: Connection) -> int:
+    """How many shards this store was initialised with."""
+    return int(connection.execute(text("SELECT count(*) FROM shards")).scalar_one())
+
+
+def offsets(connection: Connection) -> dict[int, Place]:
+    """The last entry of each shard that the ledger holds."""
+    rows = connection.execute(select(shards.c.shard, shards.c.offset_epoch, shards.c.offset_n).order_by(shards.c.shard))
+    return {shard: Place(epoch, n) for shard, epoch, n in rows}
+
+
+def lock(connection: Connection, wanted: Sequence[int]) -> dict[int, Place]:
+    """Locks those of the wanted shards that nobody else drains, and tells their offsets. Locked until the commit."""
+    rows = connection.execute(
+        select(shards.c.shard, shards.c.offset_epoch, shards.c.offset_n)
+        .where(shards.c.shard.in_(wanted))
+        .order_by(shards.c.shard)
+        .with_for_update(skip_locked=True)
+    )
+    return {shard: Place(epoch, n) for shard, epoch, n in rows}
+
+
+_advance = text(
+    """
+    UPDATE shards SET offset_epoch = moved.epoch, offset_n = moved.n, epoch = greatest(shards.epoch, moved.epoch)
+    FROM unnest(CAST(:shards AS integer[]), CAST(:epochs AS bigint[]), CAST(:ns AS bigint[])) AS moved (shard, epoch, n)
+    WHERE shards.shard = moved.shard
+    """
+)
+
+
+def advance(connection: Connection, through: Mapping[int, Place]) -> None:
+    """Moves the offsets of shards that this transaction has locked."""
+    connection.execute(
+        _advance,
+        {
+            "shards": list(through),
+            "epochs": [place.epoch for place in through.values()],
+            "ns": [place.n for place in through.values()],
+        },
+    )
+
+
+def epochs_for_update(connection: Connection, wanted: Sequence[int]) -> dict[int, int]:
+    """Locks the shards' rows and tells the epoch that each is in. Waits for a drain that holds one of them."""
+    rows = connection.execute(
+        select(shards.c.shard, shards.c.epoch)
+        .where(shards.c.shard.in_(wanted))
+        .order_by(shards.c.shard)
+        .with_for_update()
+    )
+    return {row.shard: row.epoch for row in rows}
+
+
+def take_epoch(connection: Connection, shard: int, epoch: int) -> None:
+    """Writes down the epoch that a shard begins; the row must be locked by this transaction."""
+    connection.execute(update(shards).where(shards.c.shard == shard).values(epoch=epoch))

@@ -1,0 +1,100 @@
+"""Connections and transactions. Every transaction names the tenant that it is for; row-level security does the rest.
+
+All functions of this package take a SQLAlchemy `Connection` and block; an async caller runs them through `Store.run`,
+so that each statement is written once.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from quota.errors import LedgerUnavailable
+
+ALL_TENANTS = "*"
+"""The scope of whoever serves every tenant at once; no tenant can have this name."""
+CONNECT_TIMEOUT_S = 3
+POOL_TIMEOUT_S = 3.0
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# LOCAL, so that the scope ends with the transaction and cannot leak through a pooled connection.
+_scope = text("SELECT set_config('quotagate.tenant', :tenant, true)")
+
+
+def connect(url: str, pool_size: int = 4) -> Engine:
+    """An engine for callers that may block. Nothing is connected yet."""
+    return create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=POOL_TIMEOUT_S,
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
+    )
+
+
+def _is_outage(error: SQLAlchemyError) -> bool:
+    if isinstance(error, PoolTimeoutError):
+        return True
+    # Class 08: connection, 53: resources, 57: shutdown or cancelled by a timeout. No code at all: never got through.
+    code = getattr(getattr(error, "orig", None), "sqlstate", None)
+    return isinstance(error, DBAPIError) and (
+        error.connection_invalidated or code is None or code[:2] in {"08", "53", "57"}
+    )
+
+
+@contextmanager
+def outages_told() -> Iterator[None]:
+    """LedgerUnavailable in place of whatever SQLAlchemy raises when Postgres is away."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        if _is_outage(error):
+            raise LedgerUnavailable("the ledger cannot be reached; nothing was changed") from error
+        raise
+
+
+@contextmanager
+def transaction(engine: Engine, tenant: str) -> Iterator[Connection]:
+    """One transaction in the scope of one tenant, or ALL_TENANTS; LedgerUnavailable when Postgres is away."""
+    with outages_told(), engine.begin() as connection:
+        connection.execute(_scope, {"tenant": tenant})
+        yield connection
+
+
+class Store:
+    """The ledger for async callers."""
+
+    def __init__(self, url: str, pool_size: int = 8) -> None:
+        self._engine: AsyncEngine = create_async_engine(
+            url,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=POOL_TIMEOUT_S,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "options": "-c statement_timeout=5000"},
+        )
+
+    @asynccontextmanager
+    async def transaction(self, tenant: str) -> AsyncIterator[AsyncConnection]:
+        """One transaction in the scope of one tenant, or ALL_TENANTS; LedgerUnavailable when Postgres is away."""
+        with outages_told():
+            async with self._engine.begin() as connection:
+                await connection.execute(_scope, {"tenant": tenant})
+                yield connection
+
+    async def run(
+        self, tenant: str, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Calls `function(connection, …)` in one transaction of a tenant's scope."""
+        async with self.transaction(tenant) as connection:
+            return await connection.run_sync(function, *args, **kwargs)
+
+    async def close(self) -> None:
+        await self._engine.dispose()

@@ -1,0 +1,13 @@
+#!lua
+-- begin_epoch: gives a shard its head. Fenced: only a greater epoch wins.
+--
+-- KEYS: head
+-- ARGV: epoch
+-- Reply: begun; kept: the shard is in this epoch or a later one
+local head_key = KEYS[1]
+local epoch = ARGV[1]
+
+local current = redis.call('HGET', head_key, 'epoch')
+if current and tonumber(current) >= tonumber(epoch) then return 'kept' end
+redis.call('HSET', head_key, 'epoch', epoch)
+return 'begun'

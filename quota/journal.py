@@ -1,0 +1,188 @@
+"""The journal as the workers see it: each shard's stream of entries that wait for the ledger, and the accounts' counters.
+
+An entry has two fields. `line` is the script's: kind, instant, amount, change, used after it, its place among the
+entries of one receipt, the period's start and end, and the account's terms. `about` is the caller's JSON: whose account it is,
+and everything that only people ask for.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from redis import Redis
+
+from quota import keys
+from quota.keys import AccountName
+from quota.protocol import Terms
+
+COUNTER_FIELDS = ("epoch", "used", "start", "entry", "terms")
+
+
+class About(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Whose account an entry moves, and why. The words are kept short of nothing: people read the stream."""
+
+    tenant: str
+    subject: str
+    metric: str
+    request_id: str | None = None
+    idempotency_key: str | None = None
+    operation: str | None = None
+    reason: str | None = None
+    metadata: dict[str, str | int | float] | None = None
+
+
+encode_about = msgspec.json.Encoder().encode
+_decode_about = msgspec.json.Decoder(About).decode
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where in a shard's journal: `n` counts up by one within an epoch."""
+
+    epoch: int
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.n}"
+
+    @classmethod
+    def parsed(cls, text: str) -> "Place":
+        epoch, n = text.split("-")
+        return cls(int(epoch), int(n))
+
+    def follows(self, other: "Place") -> bool:
+        """Whether nothing can be missing between the two."""
+        return self.n == (other.n + 1 if self.epoch == other.epoch else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One immutable line of the ledger, as the journal tells it."""
+
+    shard: int
+    place: Place
+    occurred_at_ms: int
+    kind: str
+    amount: int
+    change: int
+    used_after: int
+    receipt_first_n: int
+    receipt_count: int
+    period_start_ms: int
+    period_end_ms: int | None
+    terms: Terms
+    about: About
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """What Redis says of one account, and at which entry it says so (None: nothing was journalled in this epoch)."""
+
+    shard: int
+    account: AccountName
+    used: int
+    period_kind: str
+    period_start_ms: int
+    entry: Place | None
+
+
+def parsed_entry(shard: int, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Entry:
+    """An Entry from a stream's item; ValueError when it is not one."""
+    place = Place.parsed(entry_id.decode())
+    try:
+        kind, at, amount, change, used_after, part, count, start, end, *terms = fields[b"line"].decode().split(" ")
+        about = _decode_about(fields[b"about"])
+        return Entry(
+            shard,
+            place,
+            int(at),
+            kind,
+            int(amount),
+            int(change),
+            int(used_after),
+            place.n - int(part) + 1,
+            int(count),
+            int(start),
+            None if end == "-" else int(end),
+            Terms.parsed(terms),
+            about,
+        )
+    except (KeyError, ValueError, msgspec.MsgspecError) as error:
+        raise ValueError(f"entry {shard}.{place} cannot be read: {error}") from error
+
+
+class Journal:
+    """Reads and trims the streams of one Redis. Blocking; for workers."""
+
+    def __init__(self, connection: "Redis") -> None:
+        self._connection = connection
+
+    def wait(self, after: Mapping[int, Place], block_ms: int) -> list[int]:
+        """The shards in which an entry stands after the given place, as soon as there is one, else [] after `block_ms`."""
+        streams: dict[Any, Any] = {keys.journal(shard): str(place) for shard, place in after.items()}
+        found: Any = self._connection.xread(streams, count=1, block=block_ms) or []
+        names = {name.decode() for name, _ in (found.items() if isinstance(found, dict) else found)}
+        return [shard for shard in after if keys.journal(shard) in names]
+
+    def read(self, shard: int, after: Place, count: int) -> list[tuple[bytes, Mapping[bytes, bytes]]]:
+        """Up to `count` raw items after a place, oldest first."""
+        found: Any = self._connection.xrange(keys.journal(shard), min=f"({after}", count=count)
+        return [(item[0], item[1]) for item in found]
+
+    def trim(self, shard: int, through: Place) -> None:
+        """Forgets what the ledger holds. By id and never by length, which would drop what was not delivered."""
+        self._connection.xtrim(keys.journal(shard), minid=f"{through.epoch}-{through.n + 1}", approximate=False)
+
+    def waiting(self, after: Mapping[int, Place]) -> int:
+        """How many entries the ledger has not got. Trimming lags behind by one batch at the most, so this may count a
+        few that it has."""
+        pipeline = self._connection.pipeline(transaction=False)
+        for shard in after:
+            pipeline.xlen(keys.journal(shard))
+        return int(sum(pipeline.execute()))
+
+    def oldest_ms(self, after: Mapping[int, Place]) -> int | None:
+        """The instant of the oldest entry that the ledger has not got."""
+        pipeline = self._connection.pipeline(transaction=False)
+        for shard, place in after.items():
+            pipeline.xrange(keys.journal(shard), min=f"({place}", count=1)
+        instants = [
+            parsed_entry(shard, items[0][0], items[0][1]).occurred_at_ms
+            for shard, items in zip(after, pipeline.execute(), strict=True)
+            if items
+        ]
+        return min(instants, default=None)
+
+    def now_ms(self) -> int:
+        """Redis's clock, which is the one that counts."""
+        seconds, microseconds = self._connection.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    def counters(self, batch_size: int) -> Iterator[list[Counter]]:
+        """Every account's counter, in batches. Each counter is read in one step together with its last entry."""
+        batch: list[str] = []
+        for key in self._connection.scan_iter(match=keys.ACCOUNT_PATTERN, count=1000):
+            batch.append(key.decode())
+            if len(batch) >= batch_size:
+                yield self._counters(batch)
+                batch = []
+        if batch:
+            yield self._counters(batch)
+
+    def _counters(self, account_keys: Sequence[str]) -> list[Counter]:
+        pipeline = self._connection.pipeline(transaction=False)
+        for key in account_keys:
+            pipeline.hmget(key, COUNTER_FIELDS)
+        counters = []
+        for key, fields in zip(account_keys, pipeline.execute(), strict=True):
+            if fields[0] is None:
+                continue  # gone since the scan saw it
+            epoch, used, start, entry, terms = (field.decode() for field in fields)
+            place = None if entry == "-" else Place.parsed(entry)
+            if place is not None and place.epoch > int(epoch):
+                raise ValueError(f"{key} stands at entry {entry}, which is of a later epoch than its own, {epoch}")
+            shard, account = keys.account_of(key)
+            kind = Terms.parsed(terms.split(" ")).kind
+            counters.append(Counter(shard, account, int(used), kind, int(start), place))
+        return counters

@@ -1,0 +1,5 @@
+"""`python -m quotagate` is the command."""
+
+from quotagate.cli import main
+
+main()

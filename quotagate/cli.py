@@ -1,0 +1,182 @@
+"""The command line. Each command imports what it needs when it runs, so that `--help` answers at once."""
+
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import click
+
+from quota.errors import QuotagateError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+EXIT_FOUND = 1
+"""The command ran, and what it looked for is not as it should be: drift, an unsafe setting."""
+EXIT_FAILED = 2
+"""The command could not do its work; click uses the same for wrong usage."""
+
+
+def plainly(command: Callable[P, T]) -> Callable[P, T]:
+    """Errors that were foreseen end the command with their sentence, and without a stack trace."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        from quotagate.data_folder import DataInUseError
+        from quotagate.embedded import EmbeddedServerError
+        from quotagate.supervisor import PartError
+
+        try:
+            return command(*args, **kwargs)
+        except (QuotagateError, EmbeddedServerError, DataInUseError, PartError) as error:
+            for line in str(error).splitlines():
+                click.echo(f"quotagate: {line}", err=True)
+            sys.exit(EXIT_FAILED)
+
+    return run
+
+
+data_option = click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(".data"),
+    show_default=True,
+    help="Folder of `quotagate up`; its stores are used where QUOTAGATE_*_URL are not set.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="quotagate")
+def main() -> None:
+    """A Redis-first quota gateway with a Postgres ledger."""
+
+
+@main.command()
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen on; 0 = any free one.  [default: 8080]")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(".data"),
+    show_default=True,
+    help="Folder for everything that is kept.",
+)
+@click.option("--catalog", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="TOML or JSON to apply.")
+@plainly
+def up(host: str | None, port: int | None, data: Path, catalog: Path | None) -> None:
+    """Start everything on this machine, and stay until Ctrl-C."""
+    from quotagate.up import Up
+
+    sys.exit(Up(os.environ, host=host, port=port, data=data, catalog=catalog).run())
+
+
+@main.command()
+@click.option("--fd", type=int, hidden=True, help="A listening socket that the parent has opened.")
+@plainly
+def gateway(fd: int | None) -> None:
+    """Serve HTTP."""
+    from quotagate.parts import run_gateway
+
+    sys.exit(run_gateway(os.environ, fd))
+
+
+@main.command()
+@click.option("--role", type=click.Choice(["drain", "jobs"]), help="Serve one role only.  [default: both]")
+@plainly
+def worker(role: str | None) -> None:
+    """Move the journal into the ledger, and run the other jobs."""
+    from quotagate.parts import run_worker
+
+    sys.exit(run_worker(os.environ, role))
+
+
+@main.command()
+@plainly
+def scheduler() -> None:
+    """Start jobs when they are due."""
+    from quotagate.parts import run_scheduler
+
+    run_scheduler(os.environ)
+
+
+@main.command()
+@plainly
+def migrate() -> None:
+    """Bring the database to this version's schema, and make the application's login."""
+    from quotagate.parts import run_migrate
+
+    run_migrate(os.environ)
+    click.echo("The database is at this version's schema.")
+
+
+@main.command()
+@data_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@plainly
+def doctor(data: Path, as_json: bool) -> None:
+    """Say what is unsafe or broken in this deployment; exit 1 if anything is."""
+    from quotagate.operator import run_doctor
+
+    sys.exit(EXIT_FOUND if run_doctor(os.environ, data, as_json=as_json) else 0)
+
+
+@main.command()
+@data_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@plainly
+def reconcile(data: Path, as_json: bool) -> None:
+    """Compare every counter with the ledger; exit 1 if any differs."""
+    from quotagate.operator import run_reconcile
+
+    sys.exit(EXIT_FOUND if run_reconcile(os.environ, data, as_json=as_json) else 0)
+
+
+@main.group()
+def catalog() -> None:
+    """Plans, metrics and operations, as one document."""
+
+
+@catalog.command("apply")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--tenant", default="default", show_default=True)
+@click.option("--dry-run", is_flag=True, help="Show the difference and change nothing.")
+@data_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@plainly
+def apply_catalog(file: Path, tenant: str, dry_run: bool, data: Path, as_json: bool) -> None:
+    """Compare FILE (TOML or JSON) with the catalog that holds now, and apply it."""
+    from quotagate.operator import run_catalog_apply
+
+    run_catalog_apply(os.environ, data, file, tenant, dry_run=dry_run, as_json=as_json)
+
+
+@catalog.command("show")
+@click.option("--tenant", default="default", show_default=True)
+@data_option
+@plainly
+def show_catalog(tenant: str, data: Path) -> None:
+    """Print the catalog that holds now, as JSON."""
+    from quotagate.operator import run_catalog_show
+
+    run_catalog_show(os.environ, data, tenant)
+
+
+@main.group()
+def key() -> None:
+    """API keys."""
+
+
+@key.command("create")
+@click.option("--tenant", default="default", show_default=True)
+@click.option("--scope", "scopes", multiple=True, required=True, type=click.Choice(["consume", "read", "admin", "ops"]))
+@data_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@plainly
+def create_key(tenant: str, scopes: tuple[str, ...], data: Path, as_json: bool) -> None:
+    """Make a key. It is shown once."""
+    from quotagate.operator import run_key_create
+
+    run_key_create(os.environ, data, tenant, scopes, as_json=as_json)

@@ -1,0 +1,157 @@
+"""What people on call run from a shell. Each command opens the stores itself, so it works while the gateway is down."""
+
+import asyncio
+import json
+import secrets
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, TextColumn
+
+from quota.errors import QuotagateError, Unsafe
+from quota.settings import Settings, variable
+from quotagate.catalog_file import read_catalog
+
+KEY_SECRET_BYTES = 32
+
+
+def stores(environment: Mapping[str, str], data: Path, *required: str) -> Settings:
+    """Settings whose stores are named by the environment, else by `DATA/urls.json` of a running `quotagate up`."""
+    given = dict(environment)
+    try:
+        kept = json.loads((data / "urls.json").read_text())
+    except FileNotFoundError:
+        kept = {}
+    except PermissionError as error:
+        raise Unsafe(
+            f"{error.filename} may be read by its owner alone: run this as the user of `quotagate up`"
+        ) from error
+    for name, key in (("redis_url", "redis"), ("database_url", "application_database")):
+        if not given.get(variable(name)) and key in kept:
+            given[variable(name)] = kept[key]
+    if not given.get(variable("key_pepper")) and (data / "key.pepper").exists():
+        given[variable("key_pepper")] = (data / "key.pepper").read_text().strip()
+    try:
+        return Settings.from_environment(given, required)
+    except Unsafe as error:
+        raise Unsafe(f"{error}\nor start `quotagate up`, and name its folder with --data") from error
+
+
+def run_reconcile(environment: Mapping[str, str], data: Path, *, as_json: bool) -> int:
+    """Reconciles once; how many accounts drifted."""
+    settings = stores(environment, data, "redis_url", "database_url")
+    from workers.context import open_context
+
+    held = open_context(settings)
+    columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,} accounts"))
+    with Progress(*columns, console=Console(stderr=True), disable=as_json or not sys.stderr.isatty()) as progress:
+        task = progress.add_task("comparing", total=None)
+        run = held.reconcile.run_once(lambda compared: progress.update(task, completed=compared))
+    if as_json:
+        print(json.dumps(run.to_document()))
+        return run.drifted
+    print(
+        f"{run.accounts:,} accounts compared, {run.drifted:,} drifted, {run.undrained_entries:,} entries not in the "
+        f"ledger yet, lag {run.lag_ms} ms, {run.incidents:,} incidents"
+    )
+    for drift in run.drifts:
+        print(
+            f"  {drift.tenant} {drift.subject} {drift.metric}: counter {drift.counter:,}, ledger {drift.ledger:,} "
+            f"at entry {drift.entry or '(none)'}"
+        )
+    return run.drifted
+
+
+def run_catalog_apply(
+    environment: Mapping[str, str], data: Path, file: Path, tenant: str, *, dry_run: bool, as_json: bool
+) -> None:
+    """Applies a catalog file and prints what differs."""
+    settings = stores(environment, data, "redis_url", "database_url")
+    catalog = read_catalog(file)
+    from gateway.app import Gateway
+    from gateway.catalog import apply_catalog
+
+    async def apply() -> dict[str, Any]:
+        gateway = Gateway(settings)
+        try:
+            admission = await gateway.open()
+            return await apply_catalog(gateway.store, admission, tenant, catalog, "cli", dry_run=dry_run)
+        finally:
+            await gateway.close()
+
+    result = asyncio.run(apply())
+    if as_json:
+        print(json.dumps(result))
+        return
+    for change in result["changes"]:
+        print(change)
+    if not result["changes"]:
+        print(f"Nothing differs from version {result['version']}.")
+    elif dry_run:
+        print(f"{len(result['changes'])} changes, none applied (dry run).")
+    else:
+        print(f"{len(result['changes'])} changes applied: version {result['version']}.")
+
+
+def run_catalog_show(environment: Mapping[str, str], data: Path, tenant: str) -> None:
+    settings = stores(environment, data, "database_url")
+    from ledger import catalogs
+    from ledger.store import connect, transaction
+    from quota.catalog import to_document
+
+    with transaction(connect(settings.database_url), tenant) as connection:
+        _, catalog = catalogs.newest(connection, tenant)
+    print(json.dumps(to_document(catalog), indent=2))
+
+
+def run_key_create(
+    environment: Mapping[str, str], data: Path, tenant: str, scopes: tuple[str, ...], *, as_json: bool
+) -> None:
+    """Makes a key and prints it, once."""
+    settings = stores(environment, data, "database_url", "key_pepper")
+    from gateway.auth import digest_of, key_id_of
+    from ledger import api_keys
+    from ledger.store import connect, transaction
+    from quota.identifiers import checked_identifier
+
+    checked_identifier(tenant, "tenant")
+    secret = f"qg_{secrets.token_hex(6)}_{secrets.token_urlsafe(KEY_SECRET_BYTES)}"
+    key_id = key_id_of(secret)
+    with transaction(connect(settings.database_url), tenant) as connection:
+        api_keys.ensure(connection, tenant, key_id, digest_of(settings.key_pepper, secret), scopes)
+    if as_json:
+        print(
+            json.dumps({"id": key_id, "secret": secret, "scopes": list(scopes), "tenant": tenant, "expires_at": None})
+        )
+    else:
+        print(f"{secret}\n\nKey {key_id} of tenant {tenant}, for {', '.join(scopes)}. It is not shown again.")
+
+
+def run_doctor(environment: Mapping[str, str], data: Path, *, as_json: bool) -> int:
+    """Prints what is unsafe or broken, and how to mend it; how many findings there are."""
+    settings = stores(environment, data, "redis_url", "database_url")
+    findings = asyncio.run(_findings(settings))
+    if as_json:
+        print(json.dumps({"findings": findings}))
+    else:
+        for finding in findings:
+            print(f"✗ {finding}")
+        if not findings:
+            print("✓ Redis and Postgres can keep what the gateway acknowledges.")
+    return len(findings)
+
+
+async def _findings(settings: Settings) -> list[str]:
+    from gateway.app import Gateway, refuse_unsafe
+
+    gateway = Gateway(settings)
+    try:
+        await refuse_unsafe(gateway.redis, gateway.store, settings)
+    except QuotagateError as error:
+        return str(error).splitlines()
+    finally:
+        await gateway.close()
+    return []

@@ -1,0 +1,45 @@
+"""Tells Redis of changes in Postgres that the gateway which made them did not live to tell."""
+
+from typing import Any
+
+from redis import Redis
+from sqlalchemy import Connection, Engine
+
+from ledger import announcements, catalogs, shards
+from ledger.store import ALL_TENANTS, transaction
+from quota import keys, protocol
+from quota.counters import run
+from quota.keys import AccountName
+from quota.protocol import Call
+
+OLDER_THAN_S = 1.0
+"""A gateway tells what it changed within milliseconds; one that has not within a second is gone."""
+
+
+class Announcer:
+    """Bound to one Redis and one ledger."""
+
+    def __init__(self, connection: "Redis", engine: Engine) -> None:
+        self._connection: Any = connection
+        self._engine = engine
+
+    def run_once(self) -> int:
+        """Tells one bounded batch; how many announcements it was."""
+        with transaction(self._engine, ALL_TENANTS) as connection:
+            untold = announcements.untold(connection, OLDER_THAN_S)
+            shard_count = shards.count(connection)
+            calls = [call for each in untold for call in self._calls(connection, each, shard_count)]
+        for call in calls:
+            run(self._connection, call)
+        with transaction(self._engine, ALL_TENANTS) as connection:
+            announcements.told(connection, [each.id for each in untold])
+        return len(untold)
+
+    def _calls(self, connection: Connection, announcement: announcements.Announcement, shard_count: int) -> list[Call]:
+        tenant, subject = announcement.tenant, announcement.subject
+        version, catalog = catalogs.newest(connection, tenant)
+        if subject is None:
+            return [protocol.publish(shard, tenant, version) for shard in range(shard_count)]
+        shard = keys.shard_of(tenant, subject, shard_count)
+        names = [AccountName(tenant, subject, metric).key(shard) for metric in catalog.metrics]
+        return [protocol.publish(shard, tenant, version, names)]

@@ -1,0 +1,73 @@
+"""What the jobs of one worker process share. Made once, by the composition root, before the first job runs."""
+
+import threading
+from dataclasses import dataclass, field
+
+from redis import Redis
+from sqlalchemy import Engine
+
+from ledger import schema
+from ledger.store import ALL_TENANTS, connect, transaction
+from quota.errors import Unsafe
+from quota.journal import Journal
+from quota.settings import Settings
+from workers.announce import Announcer
+from workers.drain import Drain
+from workers.reconcile import Reconcile
+
+SOCKET_TIMEOUT_S = 5.0
+"""Longer than any blocking read here; a server that hangs is noticed, and the job is run again."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """One process's connections and jobs."""
+
+    settings: Settings
+    broker: "Redis"
+    engine: Engine
+    journal: Journal
+    drain: Drain
+    reconcile: Reconcile
+    announcer: Announcer
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def make_partitions(self) -> int:
+        with transaction(self.engine, ALL_TENANTS) as connection:
+            return schema.make_partitions(connection)
+
+
+def open_context(settings: Settings) -> Context:
+    """Connects and checks. Unsafe if this database is not to be used as it is."""
+    engine = connect(settings.database_url)
+    with transaction(engine, ALL_TENANTS) as connection:
+        found = schema.complaints(connection)
+    if found:
+        raise Unsafe("\n".join(found))
+    redis = Redis.from_url(settings.redis_url, socket_timeout=SOCKET_TIMEOUT_S)
+    journal = Journal(redis)
+    drain = Drain(journal, engine)
+    return Context(
+        settings,
+        Redis.from_url(settings.effective_broker_url, socket_timeout=None),
+        engine,
+        journal,
+        drain,
+        Reconcile(journal, engine, drain),
+        Announcer(redis, engine),
+    )
+
+
+_current: Context | None = None
+
+
+def install(made: Context) -> None:
+    """Makes this the process's context: RQ calls jobs by name and can hand them nothing."""
+    global _current
+    _current = made
+
+
+def context() -> Context:
+    """The process's context."""
+    assert _current is not None, "the composition root installs the context before the first job"
+    return _current

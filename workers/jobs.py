@@ -1,0 +1,45 @@
+"""The jobs as RQ calls them: no arguments that are objects, bounded, safe to run twice, late or beside themselves.
+
+RQ only triggers. What is left to do stands in the journal and in the ledger.
+"""
+
+from workers import metrics, queues
+from workers.context import context
+from workers.drain import Drained
+
+
+def drain() -> int:
+    """Drains for a hold, then makes sure that the next drain is queued."""
+    held = context()
+    moved = held.drain.run(held.settings.drain_hold_s, held.stopping.is_set, _report)
+    if not held.stopping.is_set():
+        queues.ensure_drain(held.broker)
+    return moved
+
+
+def watchdog() -> None:
+    """Queues a drain when none is: the last one was killed before it could queue the next."""
+    queues.ensure_drain(context().broker)
+
+
+def reconcile() -> dict[str, int]:
+    """Compares every counter with the ledger."""
+    run = context().reconcile.run_once()
+    metrics.drifted_accounts.set(run.drifted)
+    metrics.compared_accounts.set(run.accounts)
+    return {"run_id": run.run_id, "accounts": run.accounts, "drifted": run.drifted}
+
+
+def announce() -> int:
+    """Tells Redis of changes that the gateway which made them did not live to tell."""
+    return context().announcer.run_once()
+
+
+def make_partitions() -> int:
+    """Makes the coming months' partitions."""
+    return context().make_partitions()
+
+
+def _report(drained: Drained) -> None:
+    metrics.drained_entries.inc(drained.entries)
+    metrics.lag_seconds.observe(drained.lag_ms / 1000)

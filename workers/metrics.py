@@ -1,0 +1,21 @@
+"""What the workers tell Prometheus, by way of the folder that they share with the gateway of the same machine."""
+
+import os
+
+if directory := os.environ.get("QUOTAGATE_METRICS_DIR"):
+    os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", directory)
+
+from prometheus_client import Counter, Gauge, Histogram
+
+drained_entries = Counter("quotagate_drained_entries_total", "Entries moved from the journal into the ledger.")
+lag_seconds = Histogram(
+    "quotagate_drain_lag_seconds",
+    "Age of the oldest entry of a batch when it was committed.",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
+)
+compared_accounts = Gauge(
+    "quotagate_compared_accounts", "Accounts in the last reconciliation.", multiprocess_mode="mostrecent"
+)
+drifted_accounts = Gauge(
+    "quotagate_drifted_accounts", "Accounts that differed from the ledger in it.", multiprocess_mode="mostrecent"
+)

@@ -1,0 +1,70 @@
+"""When jobs run: the only file that knows rq-scheduler."""
+
+from datetime import UTC, datetime, timedelta
+
+from typing import Any
+
+from redis import Redis
+from rq.job import Job
+from rq.serializers import JSONSerializer
+from rq_scheduler import Scheduler
+
+from quota.settings import Settings
+from workers import queues
+
+WATCHDOG_EVERY_S = 2
+ANNOUNCE_EVERY_S = 2
+PARTITIONS_EVERY_S = 6 * 3600
+LOOK_EVERY_S = 1
+"""How often rq-scheduler looks for what is due."""
+
+
+class JsonJob(Job):
+    """rq-scheduler has no say in the serializer, and RQ's default is pickle."""
+
+    @classmethod
+    def create(cls, *args: Any, **kwargs: Any) -> Job:
+        return super().create(*args, **{"serializer": JSONSerializer, **kwargs})
+
+    @classmethod
+    def fetch(cls, id: str, connection: Redis | None = None, serializer: Any = JSONSerializer) -> Job:
+        return super().fetch(id, connection=connection, serializer=serializer)
+
+
+class OnceQueued(Scheduler):  # type: ignore[misc]
+    """rq-scheduler pushes a repeated job whether or not the last push was taken up; with no worker there, the queue
+    would grow for ever. This one leaves it out as long as the job still waits."""
+
+    def enqueue_job(self, job: Job) -> None:
+        waiting = queues.queue(job.origin, self.connection)
+        if job.id in waiting.job_ids:
+            self.connection.zadd(self.scheduled_jobs_key, {job.id: _due_at(job.meta["interval"])})
+            return
+        super().enqueue_job(job)
+
+
+def _due_at(interval_s: int) -> int:
+    return int((datetime.now(UTC) + timedelta(seconds=interval_s)).timestamp())
+
+
+def run(settings: Settings) -> None:
+    """Schedules every job and serves until SIGTERM or SIGINT. Of several schedulers one acts at a time."""
+    broker = Redis.from_url(settings.effective_broker_url)
+    scheduler = OnceQueued(connection=broker, interval=LOOK_EVERY_S, job_class=JsonJob)
+    for name, job, every_s in (
+        (queues.WATCH, "watchdog", WATCHDOG_EVERY_S),
+        (queues.JOBS, "announce", ANNOUNCE_EVERY_S),
+        (queues.JOBS, "reconcile", settings.reconcile_every_s),
+        (queues.JOBS, "make_partitions", PARTITIONS_EVERY_S),
+    ):
+        # A fixed id, so that a second scheduler replaces the schedule in place of doubling it.
+        scheduler.schedule(
+            scheduled_time=datetime.now(UTC),
+            func=f"workers.jobs.{job}",
+            interval=every_s,
+            id=f"quotagate-{job}",
+            queue_name=name,
+            timeout=queues.JOB_TIMEOUT_S,
+            result_ttl=every_s + 600,
+        )
+    scheduler.run()
