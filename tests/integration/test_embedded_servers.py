@@ -14,9 +14,9 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 
 import psutil
 import pytest
@@ -27,6 +27,7 @@ from redis.retry import Retry
 
 from quota.errors import Unsafe
 from quotagate import embedded, unprivileged
+from quotagate.child_process import PartError, wait_for_lock
 from quotagate.data_folder import PORTS
 from quotagate.embedded import (
     DataInUseError,
@@ -41,11 +42,23 @@ from quotagate.embedded import (
 )
 from quotagate.supervisor import Part, Supervisor, wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 20.0
 RUNS = 3
 IS_ROOT = os.geteuid() == 0
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # for scripts, which import what we import
 SERVER_USER = pwd.getpwnam("nobody").pw_uid if IS_ROOT else os.geteuid()
+
+
+@pytest.fixture(autouse=True)
+def no_test_hangs() -> Iterator[None]:
+    def give_up(_number: int, _frame: FrameType | None) -> None:
+        raise AssertionError(f"not done within {3 * DEADLINE_S} s")
+
+    former = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, 3 * DEADLINE_S)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, former)
 
 
 @pytest.fixture
@@ -216,7 +229,7 @@ sys.path.insert(0, {tests!r})
 from test_embedded_servers import EmbeddedPostgres, Supervisor, do, lock_data, start_postgres, start_valkey
 folder = Path(sys.argv[1])
 lock = lock_data(folder)
-with Supervisor() as supervisor:
+with Supervisor(uses_watcher=sys.argv[2] == "True") as supervisor:
     start_valkey(supervisor, folder).incr("runs")
     engine = start_postgres(supervisor, EmbeddedPostgres.prepare(folder / "postgres", folder / "postgres.log"))
     do(engine, "create table if not exists runs (n int)")
@@ -226,15 +239,17 @@ with Supervisor() as supervisor:
 """
 
 
-def test_after_a_kill_of_the_supervisor_its_servers_end_and_the_next_start_waits_for_them(folder: Path) -> None:
+@pytest.mark.parametrize("uses_watcher", [False, True], ids=["kernel", "watcher"])
+def test_after_a_kill_of_the_supervisor_its_servers_end_and_the_next_start_waits_for_them(
+    folder: Path, uses_watcher: bool
+) -> None:
     script = folder / "servers.py"
     script.write_text(SERVERS.format(tests=str(Path(__file__).parent)))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    argv = [sys.executable, str(script), str(folder), str(uses_watcher)]
     former: list[int] = []
     addresses = set()
     for _ in range(RUNS):
-        argv = [sys.executable, str(script), str(folder)]
-        with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(argv, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
             try:
                 assert process.stdout is not None
                 pids = [int(word) for word in process.stdout.readline().split()]
@@ -255,6 +270,18 @@ def test_after_a_kill_of_the_supervisor_its_servers_end_and_the_next_start_waits
         assert ask(engine, "select count(*) from runs") == RUNS
 
 
+def test_a_server_that_lingers_keeps_others_from_its_data(folder: Path) -> None:
+    cluster = EmbeddedPostgres.prepare(folder / "postgres", folder / "postgres.log")
+    with Supervisor(uses_watcher=False) as supervisor:
+        start_valkey(supervisor, folder).close()
+        start_postgres(supervisor, cluster)
+        for name in ("valkey", "postgres"):
+            with pytest.raises(PartError, match=rf"an earlier run still holds .*{name}\.lock after 0.1 s"):
+                wait_for_lock(folder / f"{name}.lock", 0.1)
+    for name in ("valkey", "postgres"):
+        wait_for_lock(folder / f"{name}.lock", 0.0)
+
+
 PREPARE = """
 import sys
 from pathlib import Path
@@ -265,7 +292,7 @@ EmbeddedPostgres.prepare(Path(sys.argv[1]) / "postgres", Path(sys.argv[1]) / "po
 
 def test_a_cluster_half_made_when_the_supervisor_was_killed_is_made_anew(folder: Path) -> None:
     argv = [sys.executable, "-c", PREPARE, str(folder)]
-    with subprocess.Popen(argv, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
+    with subprocess.Popen(argv, env=ENVIRONMENT) as process:
         try:
             eventually((folder / "postgres.new/PG_VERSION").exists, "initdb to begin")
         finally:

@@ -16,7 +16,6 @@ import pytest
 from quotagate.child_process import take_lock
 from quotagate.supervisor import Part, PartError, Supervisor, restart_delay_s, wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 10.0
 both_ways = pytest.mark.parametrize("uses_watcher", [False, True], ids=["kernel", "watcher"])
 
@@ -230,7 +229,7 @@ def test_no_descendant_outlives_a_supervisor(tmp_path: Path, uses_watcher: bool,
     script = tmp_path / "family.py"
     script.write_text(FAMILY)
     argv = [sys.executable, str(script), "outer", str(tmp_path), str(uses_watcher)]
-    with subprocess.Popen(argv, env={**os.environ, "PYTHONPATH": str(ROOT)}) as outer:
+    with subprocess.Popen(argv, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}) as outer:
         try:
             for role in ROLES:
                 eventually((tmp_path / role).exists, f"{role} to begin")

@@ -1,0 +1,139 @@
+"""The whole system as a user runs it: `quotagate up` in a process of its own, spoken to over HTTP and SQL."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+import psycopg
+import redis
+
+ROOT = Path(__file__).parent.parent
+READY_AFTER_S = 60.0
+T = TypeVar("T")
+
+
+def eventually(check: Callable[[], T], what: str, deadline_s: float = 15.0) -> T:
+    """What `check` returns as soon as it is true; an assertion error that says what was waited for, and what it was last."""
+    end = time.monotonic() + deadline_s
+    while True:
+        last = check()
+        if last:
+            return last
+        assert time.monotonic() < end, f"after {deadline_s} s still not: {what}; last seen: {last!r}"
+        time.sleep(0.02)
+
+
+class System:
+    """One `quotagate up` on a data folder; may be stopped, killed and started again."""
+
+    def __init__(self, data: Path, *, catalog: Path | None = None, **settings: str) -> None:
+        self.data = data
+        self._catalog = catalog
+        self._settings = {f"QUOTAGATE_{name.upper()}": value for name, value in settings.items()}
+        self.process: subprocess.Popen[bytes] | None = None
+        self.urls: dict[str, str] = {}
+        self.admin_key = ""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("QUOTAGATE_")}
+        return clean | self._settings
+
+    def start(self) -> "System":
+        command = [sys.executable, "-m", "quotagate", "up", "--data", str(self.data), "--port", "0"]
+        if self._catalog is not None:
+            command += ["--catalog", str(self._catalog)]
+        self.data.mkdir(parents=True, exist_ok=True)
+        with (self.data / "up.log").open("ab") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
+
+        def ready() -> bool:
+            assert self.process is not None and self.process.poll() is None, (self.data / "up.log").read_text()[-4000:]
+            return (self.data / "urls.json").exists()
+
+        eventually(ready, "quotagate up is ready", READY_AFTER_S)
+        self.urls = json.loads((self.data / "urls.json").read_text())
+        self.admin_key = self._settings.get("QUOTAGATE_ADMIN_KEY") or (self.data / "admin.key").read_text().strip()
+        return self
+
+    def stop(self) -> int:
+        """SIGTERM; the exit status."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+
+    def parts(self, *words: str) -> list[psutil.Process]:
+        """The processes below `up` whose command line has all of these words."""
+        assert self.process is not None
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                line = " ".join(process.cmdline())
+            except psutil.Error:
+                continue
+            if all(word in line for word in words):
+                found.append(process)
+        return found
+
+    def client(self, key: str | None = None, **how: Any) -> httpx.Client:
+        """An HTTP client that sends a key; the admin's if none is given."""
+        headers = {"Authorization": f"Bearer {key or self.admin_key}"}
+        return httpx.Client(base_url=self.urls["gateway"], headers=headers, timeout=10, **how)
+
+    def command(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Runs `quotagate <words>`, with this system's stores for the commands of people on call."""
+        command = [sys.executable, "-m", "quotagate", *words]
+        return subprocess.run(
+            command,
+            cwd=self.data,
+            env={**self.environment, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=check,
+            timeout=120,
+        )
+
+    def make_key(self, tenant: str, *scopes: str) -> str:
+        """A new key of a tenant, which is made if it is new."""
+        words = [word for scope in scopes or ("consume", "read", "admin", "ops") for word in ("--scope", scope)]
+        done = self.command("key", "create", "--tenant", tenant, *words, "--json", "--data", str(self.data))
+        return str(json.loads(done.stdout)["secret"])
+
+    def sql(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Rows, as the owner sees them: every tenant's."""
+        with psycopg.connect(self.urls["database"]) as connection:
+            cursor = connection.execute(statement, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def redis(self) -> "redis.Redis":
+        return redis.Redis.from_url(self.urls["redis"])
+
+    def drained(self, deadline_s: float = 15.0) -> None:
+        """Waits until the ledger has every entry of the journal."""
+        connection = self.redis()
+
+        def empty() -> bool:
+            journals = list(connection.scan_iter(match="qg:{*}:j", count=1000))
+            return sum(connection.xlen(name) for name in journals) == 0
+
+        eventually(empty, "the journal is drained", deadline_s)
+
+    def reconciled(self) -> dict[str, Any]:
+        """The report of a reconciliation that is run now."""
+        done = self.command("reconcile", "--json", "--data", str(self.data), check=False)
+        assert done.returncode in (0, 1), done.stderr
+        return dict(json.loads(done.stdout.splitlines()[-1]))
