@@ -125,6 +125,7 @@ def build(gateway: Gateway, admission: Admission) -> Litestar:
             "admission": Provide(lambda: admission, sync_to_thread=False),
         },
         exception_handlers={Exception: to_problem},
+        logging_config=None,
         guards=[scope_guard],
         lifespan=[lifespan],
         openapi_config=OpenAPIConfig(

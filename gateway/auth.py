@@ -1,8 +1,8 @@
 """Who is asking: from an API key to a tenant and its scopes.
 
-A key is `qg_<id>_<secret>`; the table holds its HMAC-SHA256 under the deployment's pepper. A slow hash would add nothing:
-the secret has 256 random bits. Keys that were seen are kept in memory and looked up anew every half second in one query,
-so that a revocation reaches every gateway within a second, and checks go on while Postgres is away.
+A key is `qg_<id>_<secret>`; the table holds its HMAC-SHA256 under the deployment's pepper. A slow hash would add
+nothing: the secret has 256 random bits. Keys that were seen are kept in memory and looked up anew every half second in
+one query, so that a revocation reaches every gateway within a second, and checks go on while Postgres is away.
 """
 
 import asyncio

@@ -29,7 +29,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(settings: Settings, listener: socket.socket) -> None:
-    """Serves on a listening socket until SIGTERM or SIGINT. Unsafe, LedgerUnavailable or CountersUnavailable at start."""
+    """Serves on a listening socket until SIGTERM or SIGINT; at start Unsafe, LedgerUnavailable, CountersUnavailable."""
     config = uvicorn.Config(
         app=_unopened,
         loop="uvloop",

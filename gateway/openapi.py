@@ -1,4 +1,4 @@
-"""The OpenAPI document: the routed resources as Litestar describes them, and the hot path, which Litestar does not see."""
+"""The OpenAPI document: routed resources as Litestar describes them, and the hot path, which it does not see."""
 
 from copy import deepcopy
 from typing import Any

@@ -1,7 +1,7 @@
 """Brings accounts into Redis that it does not know, or knows by older terms, from what Postgres says of them.
 
-Gathered as checking is: one read of Postgres for all the accounts that a turn of the loop found missing, and one for all
-the requests that miss the same account.
+Gathered as checking is: one read of Postgres for all the accounts that a turn of the loop found missing, and one for
+all the requests that miss the same account.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What the routed resources share: strict bodies, the caller behind a request, a subject from a path, problem documents."""
+"""What the routed resources share: strict bodies, the caller, a subject from a path, problem documents."""
 
 from typing import Any
 from urllib.parse import unquote_to_bytes

@@ -1,4 +1,4 @@
-"""Catalogs: one document a tenant, every version kept, so that an old entry can be explained with the plan of its day."""
+"""Catalogs: one document a tenant, every version kept: an old entry can be explained with the plan of its day."""
 
 import msgspec
 from sqlalchemy import Connection, desc, insert, select, text
@@ -31,7 +31,7 @@ def newest(connection: Connection, tenant: str) -> tuple[int, Catalog]:
 def apply(
     connection: Connection, tenant: str, catalog: Catalog, applied_by: str, *, dry_run: bool
 ) -> tuple[int, list[Change], int | None]:
-    """Writes a new version if anything differs: its number, what changes, and the announcement to be made (None: none)."""
+    """Writes a new version if anything differs: its number, what changes, and the announcement to be made, if any."""
     # One writer a tenant at a time; two would take the same number.
     connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('catalog'), hashtext(:tenant))"), {"tenant": tenant})
     current_version, current = newest(connection, tenant)

@@ -1,8 +1,8 @@
-"""The journal as the workers see it: each shard's stream of entries that wait for the ledger, and the accounts' counters.
+"""The journal as the workers see it: each shard's stream of entries that wait for the ledger, and the counters.
 
 An entry has two fields. `line` is the script's: kind, instant, amount, change, used after it, its place among the
-entries of one receipt, the period's start and end, and the account's terms. `about` is the caller's JSON: whose account it is,
-and everything that only people ask for.
+entries of one receipt, the period's start and end, and the account's terms. `about` is the caller's JSON: whose account
+it is, and everything that only people ask for.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -119,7 +119,7 @@ class Journal:
         self._connection = connection
 
     def wait(self, after: Mapping[int, Place], block_ms: int) -> list[int]:
-        """The shards in which an entry stands after the given place, as soon as there is one, else [] after `block_ms`."""
+        """The shards that have an entry after the given place, as soon as one has, else [] after `block_ms`."""
         streams: dict[Any, Any] = {keys.journal(shard): str(place) for shard, place in after.items()}
         found: Any = self._connection.xread(streams, count=1, block=block_ms) or []
         names = {name.decode() for name, _ in (found.items() if isinstance(found, dict) else found)}

@@ -98,6 +98,10 @@ class Terms:
         )
 
 
+LIFETIME = Period(PeriodKind.LIFETIME, 0, None)
+NO_TERMS = Terms(None, PeriodKind.LIFETIME, None, ())
+
+
 @dataclass(frozen=True, slots=True)
 class AccountState:
     """An account as a script left it. `unknown` accounts have a verdict and nothing else that means anything."""
@@ -108,9 +112,9 @@ class AccountState:
     used: int = 0
     held: int = 0
     limit: int | None = None
-    period: Period = Period(PeriodKind.LIFETIME, 0, None)
+    period: Period = LIFETIME
     enforcement: str = "hard"
-    terms: Terms = Terms(None, PeriodKind.LIFETIME, None, ())
+    terms: Terms = NO_TERMS
 
 
 @dataclass(frozen=True, slots=True)

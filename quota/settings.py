@@ -97,9 +97,11 @@ class Settings:
         values: dict[str, Any] = {}
         mistakes: list[str] = []
         known = {variable(each.name): each for each in fields(cls)}
-        for name in sorted(environment):
-            if name.startswith("QUOTAGATE_") and name not in known:
-                mistakes.append(f"{name} is not a setting; the settings are {', '.join(sorted(known))}")
+        mistakes += [
+            f"{name} is not a setting; the settings are {', '.join(sorted(known))}"
+            for name in sorted(environment)
+            if name.startswith("QUOTAGATE_") and name not in known
+        ]
         for name, each in known.items():
             text = environment.get(name, "")
             if text == "":

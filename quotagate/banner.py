@@ -27,7 +27,7 @@ def examples(catalog: Catalog) -> tuple[str | None, str | None, int]:
     return (None if catalog.default_plan else plan), next(iter(limits), None), 2**53 - 1
 
 
-def show(out: TextIO, address: str, admin_key: str, catalog: Catalog, data: Path, took_s: float) -> None:
+def show(out: TextIO, *, address: str, admin_key: str, catalog: Catalog, data: Path, took_s: float) -> None:
     """Prints it all."""
     plan, metric, too_many = examples(catalog)
     lines = [

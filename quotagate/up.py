@@ -74,7 +74,14 @@ class Up:
                 "application_database": application_url.replace("+psycopg", "", 1),
             }
             write_private(self._data / "urls.json", json.dumps(urls, indent=2) + "\n")
-            banner.show(sys.stdout, address, admin_key, catalog, self._data, time.monotonic() - started)
+            banner.show(
+                sys.stdout,
+                address=address,
+                admin_key=admin_key,
+                catalog=catalog,
+                data=self._data,
+                took_s=time.monotonic() - started,
+            )
             failure = self._supervisor.watch()
             (self._data / "urls.json").unlink(missing_ok=True)
         if failure is not None:
@@ -103,7 +110,7 @@ class Up:
         return url
 
     def _start_postgres(self) -> tuple[str, str]:
-        """The owner's URL and the application's. A server that was given is asked whether its login can be the owner."""
+        """The owner's URL and the application's. A given server is asked whether its login can be the owner."""
         import psycopg
 
         settings = self._settings

@@ -52,6 +52,7 @@ class System:
         if self._catalog is not None:
             command += ["--catalog", str(self._catalog)]
         self.data.mkdir(parents=True, exist_ok=True)
+        (self.data / "urls.json").unlink(missing_ok=True)  # one that was killed could not take it away
         with (self.data / "up.log").open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
 

@@ -63,7 +63,7 @@ _current: Context | None = None
 
 def install(made: Context) -> None:
     """Makes this the process's context: RQ calls jobs by name and can hand them nothing."""
-    global _current
+    global _current  # noqa: PLW0603 - RQ leaves no other way
     _current = made
 
 

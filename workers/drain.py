@@ -1,8 +1,8 @@
 """The drain: moves entries from the journal into the ledger, exactly once.
 
-The offset lives in the ledger and moves in the transaction that writes the entries; only after the commit is the journal
-trimmed. So a drain may die anywhere, run twice or run beside another one. A shard's row lock makes one drain at a time
-the only one for that shard, and is taken before the journal is read.
+The offset lives in the ledger and moves in the transaction that writes the entries; only after the commit is the
+journal trimmed. So a drain may die anywhere, run twice or run beside another one. A shard's row lock makes one drain at
+a time the only one for that shard, and is taken before the journal is read.
 """
 
 import time

@@ -17,7 +17,7 @@ log = structlog.get_logger()
 
 
 class Worker(SimpleWorker):
-    """Runs jobs in its own process: a fork for each would outlive a worker that is killed, and drain beside the next."""
+    """Runs jobs in its own process: a fork would outlive a worker that is killed, and drain beside the next."""
 
     held: Context
 

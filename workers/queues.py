@@ -1,4 +1,4 @@
-"""The queues of RQ and what is put on them. The JSON serializer, because a pickle is code for whoever can write there."""
+"""The queues of RQ and what is put on them, as JSON: a pickle would be code for whoever can write there."""
 
 from redis import Redis
 from rq import Queue

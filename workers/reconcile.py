@@ -19,7 +19,7 @@ from workers.drain import Drain
 
 BATCH_ACCOUNTS = 1_000
 WAIT_FOR_DRAIN_S = 10.0
-"""How long a batch waits for its entries to reach the ledger. It drains itself meanwhile, so only a busy shard waits."""
+"""How long a batch waits for its entries to be in the ledger. It drains itself meanwhile: only a busy shard waits."""
 MAX_REPORTED_DRIFTS = 100
 
 log = structlog.get_logger()

@@ -1,7 +1,6 @@
 """When jobs run: the only file that knows rq-scheduler."""
 
 from datetime import UTC, datetime, timedelta
-
 from typing import Any
 
 from redis import Redis

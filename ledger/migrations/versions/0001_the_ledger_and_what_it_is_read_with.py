@@ -136,7 +136,8 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY ARRAY['tenants', 'entries', 'balances', 'catalogs', 'subscriptions', 'announcements', 'api_keys']
+    FOREACH name IN ARRAY
+        ARRAY['tenants', 'entries', 'balances', 'catalogs', 'subscriptions', 'announcements', 'api_keys']
     LOOP
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', name);
         EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', name);

@@ -1,0 +1,91 @@
+"""Acknowledged ⊆ ledger ⊆ attempted, no duplicates, no drift: through crowds and through kill -9."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.load import Log, hammer
+from tests.system import System, eventually
+
+LIMIT = 10_000
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """A system that these tests may break, with a soft limit nobody runs into and one hard limit of 10,000."""
+    catalog = tmp_path_factory.mktemp("catalog") / "catalog.toml"
+    catalog.write_text(
+        'default_plan = "free"\n[metrics.calls]\n[metrics.units]\n[plans.free]\n'
+        f'limits.calls = {{ limit = {LIMIT}, period = "month" }}\n'
+        'limits.units = { period = "month" }\n'
+    )
+    system = System(tmp_path_factory.mktemp("faulty"), catalog=catalog).start()
+    yield system
+    assert system.stop() == 0
+
+
+def assert_exactly_once(system: System, log: Log, metric: str, subjects: str) -> None:
+    """Compares the clients' log with the ledger, and the ledger with the counters."""
+    system.drained(30)
+    rows = system.sql(
+        "SELECT request_id, count(*), sum(change) FROM entries "
+        "WHERE metric = %s AND subject LIKE %s AND kind = 'consume' GROUP BY request_id",
+        metric,
+        subjects,
+    )
+    in_ledger = {ident for ident, _, _ in rows}
+    assert [row for row in rows if row[1] != 1] == [], "an entry is there twice"
+    assert log.acknowledged() - in_ledger == set(), "an acknowledged request is not in the ledger"
+    assert in_ledger - log.attempted() == set(), "the ledger has what nobody asked for"
+    used = system.sql("SELECT sum(used) FROM balances WHERE metric = %s AND subject LIKE %s", metric, subjects)[0][0]
+    assert used == sum(row[2] for row in rows)
+    report = system.reconciled()
+    assert (report["drifted"], report["undrained_entries"], report["incidents"]) == (0, 0, 0), report
+
+
+def test_64_clients_and_a_limit_of_10_000_admit_exactly_10_000_of_20_000(faulty: System) -> None:
+    requests = [{"subject": "crowd", "metric": "calls"}] * (2 * LIMIT)
+    log = hammer([faulty.urls["gateway"]], faulty.admin_key, requests)
+    assert log.counts == {200: LIMIT, 429: LIMIT}
+    assert_exactly_once(faulty, log, "calls", "crowd")
+    assert faulty.sql("SELECT count(*) FROM entries WHERE subject = 'crowd'") == [(LIMIT,)]
+
+
+def _kill_repeatedly(system: System, times: int, *words: str) -> Callable[[Log], None]:
+    def kill(log: Log) -> None:
+        for killed in range(times):
+            goal = 1500 * (killed + 1)
+            eventually(lambda goal=goal: len(log.status) >= goal, f"{goal} requests were sent", 60)
+            victims = eventually(lambda: system.parts(*words), f"{words} runs", 15)
+            for victim in victims:
+                victim.kill()
+            dead = {victim.pid for victim in victims}
+            eventually(lambda dead=dead: {part.pid for part in system.parts(*words)} - dead, f"{words} runs again", 15)
+
+    return kill
+
+
+def test_a_worker_killed_while_it_drains_loses_and_doubles_nothing(faulty: System) -> None:
+    requests = [{"subject": f"w_{each % 200}", "metric": "units", "amount": 3} for each in range(9000)]
+    killer = _kill_repeatedly(faulty, 5, "worker", "drain")
+    log = hammer([faulty.urls["gateway"]], faulty.admin_key, requests, meanwhile=killer)
+    assert log.counts == {200: len(requests)}
+    assert_exactly_once(faulty, log, "units", "w\\_%")
+
+
+def test_a_gateway_killed_under_load_loses_and_doubles_nothing(faulty: System) -> None:
+    requests = [{"subject": f"g_{each % 200}", "metric": "units", "amount": 2} for each in range(6000)]
+    killer = _kill_repeatedly(faulty, 3, "gateway", "--fd")
+    log = hammer([faulty.urls["gateway"]], faulty.admin_key, requests, meanwhile=killer)
+    assert len(log.acknowledged()) > 5000
+    assert set(log.counts) <= {0, 200}, log.counts
+    assert_exactly_once(faulty, log, "units", "g\\_%")
+
+
+def test_everything_killed_at_once_keeps_what_was_acknowledged(faulty: System) -> None:
+    requests = [{"subject": f"e_{each % 50}", "metric": "units"} for each in range(2000)]
+    log = hammer([faulty.urls["gateway"]], faulty.admin_key, requests)
+    faulty.kill()
+    faulty.start()
+    assert len(log.acknowledged()) == 2000
+    assert_exactly_once(faulty, log, "units", "e\\_%")
