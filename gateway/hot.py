@@ -28,6 +28,8 @@ from quota.errors import MethodNotAllowed, QuotagateError
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
+TELL_EVERY_S = 1.0
+
 log = structlog.get_logger()
 
 
@@ -37,6 +39,8 @@ class HotPath:
     def __init__(self, admission: Admission, authenticator: Authenticator) -> None:
         self._admission = admission
         self._authenticator = authenticator
+        self._untold = 0
+        self._tell_again_at = 0.0
 
     async def consume(self, scope: Any, receive: Receive, send: Send) -> None:
         await self._serve("/v1/consume", self._consume, scope, receive, send)
@@ -56,6 +60,20 @@ class HotPath:
         decision, catalog = await self._admission.decide(_demand(tenant, request, ident, consumes=False, key=None))
         metrics.decisions.labels("/v1/check", "allowed" if decision.allowed else "denied").inc()
         return answers.checked(decision, catalog)
+
+    def _tell_of(self, error: Exception, route: str, ident: str, status: int) -> None:
+        # While Redis is away every request fails: one line a second says so, and how many it stands for.
+        self._untold += 1
+        if time.monotonic() >= self._tell_again_at:
+            log.warning(
+                "requests were not served",
+                requests=self._untold,
+                route=route,
+                request_id=ident,
+                status=status,
+                reason=str(error),
+            )
+            self._untold, self._tell_again_at = 0, time.monotonic() + TELL_EVERY_S
 
     async def _serve(
         self,
@@ -81,7 +99,7 @@ class HotPath:
             status, fields, body = problems.of_error(error, route)
             answer = Answer(status, list(fields.items()), body)
             if status >= 500:
-                log.warning("a request was not served", route=route, request_id=ident, status=status, reason=str(error))
+                self._tell_of(error, route, ident, status)
         await _send(send, answer, ident)
         metrics.requests.labels(route, answer.status).inc()
         metrics.request_seconds.labels(route).observe(time.perf_counter() - started)

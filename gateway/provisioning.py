@@ -16,11 +16,11 @@ from quota import protocol
 from quota.catalog import Catalog
 from quota.counters import Counters
 from quota.entitlement import Subscription, entitlement
-from quota.errors import CountersUnavailable
+from quota.errors import CountersUnavailable, QuotagateError
 from quota.journal import About, encode_about
 from quota.keys import AccountName
 from quota.periods import period_at
-from quota.protocol import NONE, Opening, Terms
+from quota.protocol import NONE, Call, Opening, Terms
 
 MAX_BATCH_ACCOUNTS = 500
 MAX_WAITING_ACCOUNTS = 50_000
@@ -129,20 +129,30 @@ class Provisioner:
         try:
             wanted = [missing.account for missing, _ in batch]
             reading = await self._store.run(ALL_TENANTS, read, wanted, now_ms)
-            calls = [
-                protocol.provision(each.shard, each.epoch, each.fence, opening(each.account, each.now_ms, reading))
-                for each, _ in batch
-            ]
-            replies = await self._counters.run_all(calls)
+            openings = [_opening_or_error(missing, reading) for missing, _ in batch]
+            replies = await self._counters.run_all([call for call in openings if isinstance(call, Call)])
         except Exception as error:
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
             return
-        for (_, future), reply in zip(batch, replies, strict=True):
+        in_order = iter(replies)
+        for (_, future), call in zip(batch, openings, strict=True):
+            reply = next(in_order) if isinstance(call, Call) else call
             if future.done():
                 continue
-            if isinstance(reply, Exception):
+            if isinstance(reply, QuotagateError):
+                future.set_exception(reply)
+            elif isinstance(reply, Exception):
                 future.set_exception(CountersUnavailable(f"the counters refuse to write: {reply}"))
             else:
                 future.set_result(reply.decode())
+
+
+def _opening_or_error(missing: Missing, reading: Reading) -> Call | QuotagateError:
+    # One account whose metric has left the catalog must not fail the others of its batch.
+    try:
+        wanted = opening(missing.account, missing.now_ms, reading)
+    except QuotagateError as error:
+        return error
+    return protocol.provision(missing.shard, missing.epoch, missing.fence, wanted)

@@ -78,11 +78,11 @@ _at_entry = text(
 def used_at(connection: Connection, counters: Sequence[Counter]) -> list[int]:
     """What the ledger says was used in each counter's period, up to and with the counter's own last entry.
 
-    The ledger must hold that entry already. A counter without an entry was provisioned and not moved since: it is
-    compared with everything.
+    The ledger must hold that entry already. A counter without one was provisioned when the ledger knew nothing of its
+    period, and was not moved since.
     """
-    last = Place(2**62, 0)
-    places = [counter.entry or last for counter in counters]
+    before_all = Place(0, 0)
+    places = [counter.entry or before_all for counter in counters]
     rows = connection.execute(
         _at_entry,
         {

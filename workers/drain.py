@@ -71,6 +71,9 @@ class Drain:
 
     def run(self, hold_s: float, stopping: Callable[[], bool], report: Callable[[Drained], None]) -> int:
         """Drains for some seconds; how many entries it moved."""
+        # Whoever drained before may have been killed after its commit and before it trimmed.
+        for shard, offset in self._offsets.items():
+            self._journal.trim(shard, offset)
         moved = 0
         deadline = time.monotonic() + hold_s
         while time.monotonic() < deadline and not stopping():

@@ -8,7 +8,8 @@ WATCH, DRAIN, JOBS = "quotagate-watch", "quotagate-drain", "quotagate-jobs"
 DRAIN_TIMEOUT_S = 180
 """Longer than the longest hold and its last batch together."""
 JOB_TIMEOUT_S = 3600
-FAILURE_TTL_S = 86_400
+FAILURE_TTL_S = 600
+"""A failed drain is in the log; while Postgres is away one fails every two seconds, and they must not pile up."""
 
 
 def queue(name: str, broker: "Redis") -> Queue:
