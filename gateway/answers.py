@@ -14,6 +14,9 @@ from quota.periods import Period, to_rfc3339
 
 QUOTA_EXCEEDED_TYPE = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 
+MAX_FIELD_INTEGER = 999_999_999_999_999
+"""Structured fields know integers of 15 digits (RFC 9651, section 3.3.1)."""
+
 # The same few periods are written again and again.
 _instant = lru_cache(maxsize=4096)(to_rfc3339)
 _quoted = lru_cache(maxsize=4096)(lambda name: http_sf.ser((name, {})))
@@ -72,7 +75,8 @@ def rate_limit_headers(decision: Decision) -> list[tuple[str, str]]:
         if charge.limit is None or charge.plan is None:
             continue
         name = _quoted(charge.metric)
-        policy, state = f"{name};q={charge.limit}", f"{name};r={charge.remaining}"
+        remaining = min(charge.remaining or 0, MAX_FIELD_INTEGER)
+        policy, state = f"{name};q={min(charge.limit, MAX_FIELD_INTEGER)}", f"{name};r={remaining}"
         if charge.period.end_ms is not None:
             policy += f";w={(charge.period.end_ms - charge.period.start_ms) // 1000}"
             state += f";t={_retry_after_s(charge, decision.now_ms)}"

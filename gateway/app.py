@@ -43,13 +43,9 @@ def connect(settings: Settings) -> Redis:
     )
 
 
-async def refuse_unsafe(redis: Redis, store: Store, settings: Settings) -> None:
+async def refuse_unsafe(counters: Counters, store: Store, settings: Settings) -> None:
     """Unsafe, with every reason, if this Redis or this database could not keep the promises."""
-    info = await redis.info()
-    try:
-        appendfsync = (await redis.config_get("appendfsync")).get("appendfsync")
-    except Exception:
-        appendfsync = None
+    info, appendfsync = await counters.info()
     found = safety.complaints(info, appendfsync, settings.durability)
     found += await store.run(ALL_TENANTS, schema.complaints)
     if found:
@@ -61,16 +57,15 @@ class Gateway:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.redis = connect(settings)
         self.store = Store(settings.database_url)
         self.counters = Counters(
-            self.redis, deadline_s=settings.deadline_ms / 1000, record_ttl_s=settings.idempotency_ttl_s
+            connect(settings), deadline_s=settings.deadline_ms / 1000, record_ttl_s=settings.idempotency_ttl_s
         )
         self.authenticator = Authenticator(self.store, settings.key_pepper)
 
     async def open(self) -> Admission:
         """Checks both stores, makes the first key, gives every shard its head."""
-        await refuse_unsafe(self.redis, self.store, self.settings)
+        await refuse_unsafe(self.counters, self.store, self.settings)
         shard_count = await self.store.run(ALL_TENANTS, shards.count)
         if self.settings.admin_key:
             await self.authenticator.ensure_admin_key(self.settings.admin_key)
@@ -131,8 +126,10 @@ def build(gateway: Gateway, admission: Admission) -> Litestar:
         openapi_config=OpenAPIConfig(
             title="Quotagate",
             version="1",
-            openapi_router=Router("/schema", route_handlers=[], opt={"scopes": ()}, include_in_schema=False),
-            render_plugins=[openapi.Document()],
+            openapi_router=Router(
+                "/schema/openapi.json", route_handlers=[], opt={"scopes": ()}, include_in_schema=False
+            ),
+            render_plugins=[openapi.Document(path="/")],
         ),
         request_class=StrictRequest,
         state=State({"authenticator": gateway.authenticator}),

@@ -4,6 +4,8 @@ from typing import Any
 
 import structlog
 from litestar import get, put
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery
 
 from gateway.admission import Admission
 from gateway.resources import StrictRequest, caller, from_path
@@ -35,14 +37,17 @@ async def apply_catalog(
 
 
 @get("/v1/catalog", opt={"scopes": ("read", "admin")}, summary="The tenant's catalog")
-async def read_catalog(request: StrictRequest, store: Store) -> dict[str, Any]:
+async def read_catalog(request: StrictRequest, store: NamedDependency[Store]) -> dict[str, Any]:
     _, catalog = await store.run(caller(request).tenant, catalogs.newest, caller(request).tenant)
     return to_document(catalog)
 
 
 @put("/v1/catalog", opt={"scopes": ("admin",)}, summary="Compare and apply a whole catalog")
 async def write_catalog(
-    request: StrictRequest, store: Store, admission: Admission, dry_run: bool = False
+    request: StrictRequest,
+    store: NamedDependency[Store],
+    admission: NamedDependency[Admission],
+    dry_run: FromQuery[bool] = False,
 ) -> dict[str, Any]:
     principal = caller(request)
     return await apply_catalog(
@@ -55,7 +60,7 @@ def _plan_document(name: str, plan: Plan, document: dict[str, Any]) -> dict[str,
 
 
 @get("/v1/plans", opt={"scopes": ("read", "admin")}, summary="Plans with their limits, in the order of upgrades")
-async def list_plans(request: StrictRequest, store: Store) -> dict[str, Any]:
+async def list_plans(request: StrictRequest, store: NamedDependency[Store]) -> dict[str, Any]:
     _, catalog = await store.run(caller(request).tenant, catalogs.newest, caller(request).tenant)
     document = to_document(catalog)
     plans = sorted(catalog.plans.items(), key=lambda item: item[1].rank)
@@ -63,7 +68,7 @@ async def list_plans(request: StrictRequest, store: Store) -> dict[str, Any]:
 
 
 @get("/v1/plans/{plan:str}", opt={"scopes": ("read", "admin")}, summary="One plan")
-async def read_plan(request: StrictRequest, store: Store, plan: str) -> dict[str, Any]:
+async def read_plan(request: StrictRequest, store: NamedDependency[Store], plan: FromPath[str]) -> dict[str, Any]:
     name = from_path(plan, "plan")
     _, catalog = await store.run(caller(request).tenant, catalogs.newest, caller(request).tenant)
     if name not in catalog.plans:

@@ -22,7 +22,7 @@ class Edge:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != ScopeType.HTTP or scope["path"] in HOT_ROUTES:
+        if scope["type"] != ScopeType.HTTP or scope["path"].rstrip("/") in HOT_ROUTES:
             await self._app(scope, receive, send)
             return
         # Without a raw path the decoded one has to do: then a subject cannot hold a slash.

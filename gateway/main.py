@@ -8,6 +8,7 @@ import uvicorn
 
 from gateway.app import Gateway, build
 from gateway.edge import Edge
+from gateway.wire import Protocol
 from quota.settings import Settings
 
 STOP_AFTER_S = 10
@@ -33,7 +34,7 @@ def serve(settings: Settings, listener: socket.socket) -> None:
     config = uvicorn.Config(
         app=_unopened,
         loop="uvloop",
-        http="httptools",
+        http=Protocol,
         lifespan="on",
         access_log=False,
         log_config=None,

@@ -8,6 +8,7 @@ from litestar import Request
 from litestar.openapi.plugins import JsonRenderPlugin
 
 from gateway.requests import ConsumeRequest
+from quota.catalog import Catalog
 
 _PERIOD = {
     "type": "object",
@@ -62,7 +63,7 @@ _PROBLEMS = {
     400: "The body or a header cannot be understood; nothing was changed",
     401: "No key, or one that is not known",
     403: "The key lacks the scope, or the subject has no plan",
-    404: "No such metric or operation",
+    404: "No such thing in this tenant",
     413: "The body is too large",
     422: "The idempotency key was used with another body",
     429: "Denied: the quota does not suffice; nothing was changed",
@@ -82,18 +83,12 @@ def _operation(summary: str, operation_id: str, statuses: tuple[int, ...]) -> di
         "200": {"description": "The decision", "content": {"application/json": {"schema": _reference("Decision")}}}
     }
     for status in statuses:
-        responses[str(status)] = {
-            "description": _PROBLEMS[status],
-            "content": {"application/problem+json": {"schema": _reference("Problem")}},
-        }
+        responses[str(status)] = _problem_response(_PROBLEMS[status])
     return {
         "summary": summary,
         "operationId": operation_id,
         "security": [{"api_key": []}],
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": _reference("ConsumeRequest")}},
-        },
+        "requestBody": _json_body(_reference("ConsumeRequest")),
         "responses": responses,
     }
 
@@ -102,19 +97,43 @@ def _reference(name: str) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
+def _json_body(schema: dict[str, str]) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
+
+
+def _problem_response(description: str) -> dict[str, Any]:
+    return {"description": description, "content": {"application/problem+json": {"schema": _reference("Problem")}}}
+
+
+def _complete_operation(operation: dict[str, Any], *, needs_key: bool) -> None:
+    if needs_key:
+        operation["security"] = [{"api_key": []}]
+        for status in (400, 401, 403, 404, 413, 503):
+            operation["responses"][str(status)] = _problem_response(_PROBLEMS[status])
+    operation["responses"]["default"] = _problem_response("What went wrong")
+
+
 def complete(document: dict[str, Any]) -> dict[str, Any]:
     """Litestar's document with the hot path, the key and the problem document added."""
-    _, components = msgspec.json.schema_components([ConsumeRequest], ref_template="#/components/schemas/{name}")
+    _, components = msgspec.json.schema_components(
+        [ConsumeRequest, Catalog], ref_template="#/components/schemas/{name}"
+    )
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas |= components | {"Decision": _DECISION, "Problem": PROBLEM}
     document["components"]["securitySchemes"] = {"api_key": {"type": "http", "scheme": "bearer"}}
-    for path in document["paths"].values():
-        for operation in path.values():
-            operation["security"] = [{"api_key": []}]
-            operation["responses"]["default"] = {
-                "description": "What went wrong",
-                "content": {"application/problem+json": {"schema": _reference("Problem")}},
-            }
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            _complete_operation(operation, needs_key=path.startswith("/v1/"))
+    readiness = {"content": {"application/json": {"schema": {"type": "object", "required": ["status", "parts"]}}}}
+    document["paths"]["/health/ready"]["get"]["responses"] |= {
+        "200": {"description": "Every part answers", **readiness},
+        "503": {"description": "Some part does not", **readiness},
+    }
+    document["paths"]["/metrics"]["get"]["responses"]["200"] = {
+        "description": "Prometheus text",
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+    }
+    document["paths"]["/v1/catalog"]["put"]["requestBody"] = _json_body(_reference("Catalog"))
     consume = _operation("Check and deduct in one atomic step", "Consume", (400, 401, 403, 404, 413, 422, 429, 503))
     consume["parameters"] = [
         {

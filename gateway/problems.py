@@ -64,6 +64,10 @@ def of_error(error: Exception, instance: str) -> tuple[int, dict[str, str], byte
     headers = {"content-type": MEDIA_TYPE}
     if code in RETRY_AFTER_S:
         headers["retry-after"] = str(RETRY_AFTER_S[code])
+    if code == "BODY_TOO_LARGE":
+        headers["connection"] = "close"  # the rest of the body is not worth reading
+    if code == "METHOD_NOT_ALLOWED":
+        headers["allow"] = "POST"  # only the hot path asks here; Litestar tells of its own routes
     if code == "UNAUTHENTICATED":
         headers["www-authenticate"] = "Bearer"
     return STATUS_OF_CODE[code], headers, msgspec.json.encode(problem(code, detail, instance, **extra))

@@ -83,6 +83,9 @@ def consume_request(body: bytes) -> ConsumeRequest:
 def _check_metadata(metadata: Mapping[str, Any]) -> None:
     if len(metadata) > MAX_METADATA_ENTRIES:
         raise InvalidRequest(f"metadata may hold {MAX_METADATA_ENTRIES} entries at most", field="metadata")
+    for value in metadata.values():
+        if isinstance(value, int) and abs(value) > MAX_AMOUNT:
+            raise InvalidRequest(f"whole numbers in metadata lie within ±{MAX_AMOUNT}", field="metadata")
     encoded = msgspec.json.encode(metadata)
     if len(encoded) > MAX_METADATA_BYTES:
         raise InvalidRequest(f"metadata may take {MAX_METADATA_BYTES} bytes at most", field="metadata")

@@ -37,6 +37,8 @@ class StrictRequest(Request[Any, Any, Any]):
 
 async def scope_guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
     """Lets a request through if its key has one of the scopes that the handler names."""
+    if connection.scope["method"] == "OPTIONS":  # type: ignore[typeddict-item]
+        return  # Litestar's own handler, which tells the methods of a route and nothing else
     wanted: tuple[str, ...] = handler.opt["scopes"]
     if not wanted:
         return

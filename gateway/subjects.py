@@ -4,6 +4,8 @@ from typing import Any
 
 import structlog
 from litestar import get, put
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody
 
 from gateway.admission import Admission
 from gateway.answers import metric_document
@@ -29,10 +31,10 @@ def subscription_document(subscription: Subscription) -> dict[str, Any]:
     }
 
 
-@get(
-    "/v1/subjects/{subject:str}/status", opt={"scopes": ("read", "consume")}, summary="Every metric of the subject now"
-)
-async def read_status(request: StrictRequest, store: Store, admission: Admission, subject: str) -> dict[str, Any]:
+@get("/v1/subjects/{subject:str}/status", opt={"scopes": ("read",)}, summary="Every metric of the subject now")
+async def read_status(
+    request: StrictRequest, store: NamedDependency[Store], admission: NamedDependency[Admission], subject: FromPath[str]
+) -> dict[str, Any]:
     tenant, subject = caller(request).tenant, from_path(subject, "subject")
     subscription = await store.run(tenant, subscriptions.of_subject, tenant, subject)
     catalog, found = await admission.look(tenant, subject, ident_of(request))
@@ -53,7 +55,9 @@ def _belongs(metric: str, of_plan: Any, found: Any) -> bool:
 
 
 @get("/v1/subjects/{subject:str}/subscription", opt={"scopes": ("read", "admin")}, summary="The subject's subscription")
-async def read_subscription(request: StrictRequest, store: Store, subject: str) -> dict[str, Any]:
+async def read_subscription(
+    request: StrictRequest, store: NamedDependency[Store], subject: FromPath[str]
+) -> dict[str, Any]:
     tenant, subject = caller(request).tenant, from_path(subject, "subject")
     subscription = await store.run(tenant, subscriptions.of_subject, tenant, subject)
     if subscription is None:
@@ -63,7 +67,11 @@ async def read_subscription(request: StrictRequest, store: Store, subject: str) 
 
 @put("/v1/subjects/{subject:str}/subscription", opt={"scopes": ("admin",)}, summary="Put the subject on a plan")
 async def write_subscription(
-    request: StrictRequest, store: Store, admission: Admission, subject: str, data: SubscriptionRequest
+    request: StrictRequest,
+    store: NamedDependency[Store],
+    admission: NamedDependency[Admission],
+    subject: FromPath[str],
+    data: JSONBody[SubscriptionRequest],
 ) -> dict[str, Any]:
     tenant, subject = caller(request).tenant, from_path(subject, "subject")
     _, catalog = await admission.catalogs.refresh(tenant)

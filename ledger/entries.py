@@ -4,8 +4,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
+import psycopg
 from psycopg import sql
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DataError, IntegrityError
 
 from ledger.instants import to_timestamp
 from ledger.tables import entries
@@ -14,6 +16,9 @@ from quota.journal import Entry
 _copy_statement = sql.SQL("COPY staging ({}) FROM STDIN").format(
     sql.SQL(", ").join(sql.Identifier(column.name) for column in entries.columns)
 )
+
+Unacceptable = (psycopg.DataError, psycopg.IntegrityError, DataError, IntegrityError, OverflowError)
+"""What writing raises when one of the entries cannot be kept: no partition for its instant, a number out of range."""
 
 # One a connection; emptied by every commit.
 _make_staging = text("CREATE TEMPORARY TABLE IF NOT EXISTS staging (LIKE entries) ON COMMIT DELETE ROWS")

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Concatenate, ParamSpec, TypeVar
 
+import psycopg
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -54,6 +55,8 @@ def outages_told() -> Iterator[None]:
     """LedgerUnavailable in place of whatever SQLAlchemy raises when Postgres is away."""
     try:
         yield
+    except psycopg.OperationalError as error:  # COPY speaks to psycopg itself
+        raise LedgerUnavailable("the ledger cannot be reached; nothing was changed") from error
     except SQLAlchemyError as error:
         if _is_outage(error):
             raise LedgerUnavailable("the ledger cannot be reached; nothing was changed") from error

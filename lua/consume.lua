@@ -11,7 +11,7 @@
 --   uninitialised <now_ms>                             the shard has no head: Redis lost it
 --   catalog_changed <now_ms>                           the request was put together with an older catalog
 --   key_reused <now_ms>                                the idempotency key belongs to another body
---   failed <reason>                                    the journal refused the entry; nothing was charged
+--   failed <reason>                                    a key is damaged or the journal refuses; nothing was charged
 --   replayed                                           then the first answer follows, unchanged
 -- and one line an account follows allowed, denied and unready:
 --   <fits | exceeds | unknown | stale | period_over> <metric> <amount> <used> <held> <limit | -> <start_ms> <end_ms | ->
@@ -59,15 +59,16 @@ local heads = {}
 local function head_of(request)
   local name = request.head_key .. ' ' .. request.catalog_field
   if not heads[name] then
-    local fields = redis.call('HMGET', request.head_key, 'epoch', 'fence', request.catalog_field)
-    heads[name] = { epoch = fields[1], fence = fields[2] or '0', catalog_version = tonumber(fields[3] or '0') }
+    local fields = redis.pcall('HMGET', request.head_key, 'epoch', 'fence', request.catalog_field)
+    heads[name] = { damage = fields.err and tostring(fields.err), epoch = fields[1], fence = fields[2] or '0', catalog_version = tonumber(fields[3] or '0') }
   end
   return heads[name]
 end
 
 local function read_account(charge, epoch, catalog_version)
-  local fields = redis.call('HMGET', charge.account_key,
+  local fields = redis.pcall('HMGET', charge.account_key,
     'used', 'limit', 'end', 'epoch', 'version', 'enforcement', 'held', 'start', 'terms')
+  if fields.err then return tostring(fields.err) end
   if not fields[4] then
     charge.verdict = 'unknown'
     return
@@ -110,7 +111,7 @@ local function charge_all(request, epoch)
     local line = string.format('consume %s %.0f %.0f %.0f %d %d %s %s %s', now, charge.amount, charge.amount,
       charge.used_after, place, request.charge_count, charge.start, charge.period_end, charge.terms)
     local id = redis.pcall('XADD', request.journal_key, epoch .. '-*', 'line', line, 'about', charge.about)
-    if type(id) == 'table' then return nil, id.err end
+    if type(id) == 'table' then return nil, tostring(id.err) end
     redis.call('HSET', charge.account_key, 'used', string.format('%.0f', charge.used_after), 'entry', id)
     first_n = first_n or string.match(id, '%-(%d+)$')
     lines = lines .. describe(charge, charge.used_after)
@@ -120,9 +121,11 @@ end
 
 local function decide(request, record_ttl_ms)
   local head = head_of(request)
+  if head.damage then return 'failed ' .. head.damage end
   if not head.epoch then return 'uninitialised ' .. now end
   if request.record_key then
-    local record = redis.call('GET', request.record_key)
+    local record = redis.pcall('GET', request.record_key)
+    if type(record) == 'table' then return 'failed ' .. tostring(record.err) end
     if record then
       local fingerprint, answer = string.match(record, '^(%S+)\n(.*)$')
       if fingerprint ~= request.fingerprint then return 'key_reused ' .. now end
@@ -135,7 +138,8 @@ local function decide(request, record_ttl_ms)
   for place = 1, request.charge_count do
     local charge = request[place]
     if not charge.amount then return 'failed an amount is not an integer from 0 to 2^53 - 1' end
-    read_account(charge, head.epoch, request.catalog_version)
+    local damage = read_account(charge, head.epoch, request.catalog_version)
+    if damage then return 'failed ' .. damage end
     if charge.verdict == 'exceeds' then fits = false
     elseif charge.verdict ~= 'fits' then ready = false end
   end

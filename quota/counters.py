@@ -6,7 +6,7 @@ goes out as one call, in which each request succeeds or fails alone.
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from hashlib import sha1
 from typing import Any, TypeVar
 
@@ -33,6 +33,7 @@ LATE_TIMER_S = 0.005
 MAX_LOOKS = 10
 
 T = TypeVar("T")
+Waiting = tuple[Step, asyncio.Future[Reply]]
 
 
 class Script:
@@ -69,7 +70,7 @@ class Counters:
         self._connection = connection
         self._deadline_s = deadline_s
         self._record_ttl_ms = record_ttl_s * 1000
-        self._waiting: deque[tuple[Step, asyncio.Future[Reply]]] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._sending: set[asyncio.Task[None]] = set()
         self._flush_is_due = False
 
@@ -100,14 +101,16 @@ class Counters:
         if self._waiting:
             self._flush()
 
-    async def _send(self, batch: list[tuple[Step, asyncio.Future[Reply]]]) -> None:
+    async def _send(self, batch: list[Waiting]) -> None:
         try:
             texts = await self.run(protocol.consume([step for step, _ in batch], self._record_ttl_ms))
             replies = [protocol.parsed_reply(text.decode()) for text in texts]
-        except Exception as error:
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
+        except Exception as error:  # whatever it was, the callers are waiting for it
+            _fail(batch, error)
+            if isinstance(error.__cause__, TimeoutError):
+                # Redis hangs: who waited behind this call has waited as long, and must not wait for another.
+                waiting, self._waiting = list(self._waiting), deque()
+                _fail(waiting, CountersUnavailable("the counters do not answer; nothing was charged"))
             return
         for (_, future), reply in zip(batch, replies, strict=True):
             if not future.done():
@@ -115,8 +118,11 @@ class Counters:
 
     async def run(self, call: Call) -> Any:
         """Runs one script within the deadline."""
+        return await self._told(self._run(call))
+
+    async def _told(self, trip: Coroutine[Any, Any, T]) -> T:
         try:
-            return await self._within_deadline(self._run(call))
+            return await self._within_deadline(trip)
         except TimeoutError as error:
             raise CountersUnavailable(
                 "the counters did not answer in time; whether anything was charged is unknown"
@@ -158,10 +164,7 @@ class Counters:
             pipeline = self._connection.pipeline(transaction=False)
             for call in chunk:
                 pipeline.evalsha(SCRIPTS[call.script].sha, len(call.keys), *call.keys, *call.arguments)
-            try:
-                found = await pipeline.execute(raise_on_error=False)
-            except RedisError as error:
-                raise CountersUnavailable(f"the counters cannot be reached: {error}") from error
+            found = await self._told(pipeline.execute(raise_on_error=False))
             for call, reply in zip(chunk, found, strict=True):
                 replies.append(await self.run(call) if isinstance(reply, NoScriptError) else reply)
         return replies
@@ -171,22 +174,37 @@ class Counters:
         pipeline = self._connection.pipeline(transaction=False)
         for shard in shards:
             pipeline.hget(keys.head(shard), "epoch")
-        try:
-            found = await pipeline.execute()
-        except RedisError as error:
-            raise CountersUnavailable(f"the counters cannot be reached: {error}") from error
+        found = await self._told(pipeline.execute())
         return {shard: None if epoch is None else int(epoch) for shard, epoch in zip(shards, found, strict=True)}
 
     async def ping(self) -> None:
         """Raises CountersUnavailable when Redis does not answer."""
+        await self._told(_ping(self._connection))
+
+    async def info(self) -> tuple[dict[str, object], str | None]:
+        """What the server says of itself, and its appendfsync; None where CONFIG may not be read."""
         try:
-            async with asyncio.timeout(self._deadline_s * 10):
-                await self._connection.ping()
-        except (RedisError, TimeoutError) as error:
-            raise CountersUnavailable(f"the counters cannot be reached: {error or 'no answer'}") from error
+            info = await self._connection.info()
+        except RedisError as error:
+            raise CountersUnavailable(f"the counters cannot be reached: {error}") from error
+        try:
+            config = await self._connection.config_get("appendfsync")
+        except RedisError:
+            config = {}  # managed servers forbid it; INFO has told the rest
+        return info, config.get("appendfsync")
 
     async def close(self) -> None:
         """Waits for what is under way, then closes the connections."""
         if self._sending:
             await asyncio.wait(self._sending, timeout=self._deadline_s)
         await self._connection.aclose()
+
+
+def _fail(batch: Iterable[Waiting], error: Exception) -> None:
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(error)
+
+
+async def _ping(connection: redis.asyncio.Redis) -> None:
+    await connection.ping()

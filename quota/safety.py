@@ -20,6 +20,11 @@ def complaints(info: Mapping[str, object], appendfsync: str | None, durability: 
         )
     if str(info.get("role", "master")) not in {"master", "primary"}:
         found.append("this Redis is a replica and cannot count: point QUOTAGATE_REDIS_URL at the primary")
+    version = str(info.get("redis_version", "0"))
+    if int(version.split(".", maxsplit=1)[0]) < 7:
+        found.append(f"Redis {version} is too old: the journal's ids need version 7 or newer, or any Valkey")
+    if int(str(info.get("cluster_enabled", "0"))):
+        found.append("this Redis runs in cluster mode, which the gateway does not speak yet: use a single primary")
     if durability == "none":
         return found
     if not int(str(info.get("aof_enabled", "0"))):
@@ -32,9 +37,4 @@ def complaints(info: Mapping[str, object], appendfsync: str | None, durability: 
             f"Redis's appendfsync is {appendfsync}, but QUOTAGATE_DURABILITY asks for {durability}: "
             f"set appendfsync {durability}, or lower QUOTAGATE_DURABILITY"
         )
-    version = str(info.get("redis_version", "0"))
-    if int(version.split(".", maxsplit=1)[0]) < 7:
-        found.append(f"Redis {version} is too old: the journal's ids need version 7 or newer, or any Valkey")
-    if int(str(info.get("cluster_enabled", "0"))):
-        found.append("this Redis runs in cluster mode, which the gateway does not speak yet: use a single primary")
     return found

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
 from quota.errors import QuotagateError, Unsafe
+from quota.logs import configure
 from quota.settings import Settings, variable
 from quotagate.catalog_file import read_catalog
 
@@ -34,6 +36,8 @@ def stores(environment: Mapping[str, str], data: Path, *required: str) -> Settin
             given[variable(name)] = kept[key]
     if not given.get(variable("key_pepper")) and (data / "key.pepper").exists():
         given[variable("key_pepper")] = (data / "key.pepper").read_text().strip()
+    # What people asked for is printed; logs would say it again.
+    configure(given.get(variable("log_level")) or "critical", "cli")
     try:
         return Settings.from_environment(given, required)
     except Unsafe as error:
@@ -51,7 +55,7 @@ def run_reconcile(environment: Mapping[str, str], data: Path, *, as_json: bool) 
         task = progress.add_task("comparing", total=None)
         run = held.reconcile.run_once(lambda compared: progress.update(task, completed=compared))
     if as_json:
-        print(json.dumps(run.to_document()))
+        print(json.dumps({**run.to_document(), "drifts": msgspec.to_builtins(run.drifts)}))
         return run.drifted
     print(
         f"{run.accounts:,} accounts compared, {run.drifted:,} drifted, {run.undrained_entries:,} entries not in the "
@@ -149,7 +153,7 @@ async def _findings(settings: Settings) -> list[str]:
 
     gateway = Gateway(settings)
     try:
-        await refuse_unsafe(gateway.redis, gateway.store, settings)
+        await refuse_unsafe(gateway.counters, gateway.store, settings)
     except QuotagateError as error:
         return str(error).splitlines()
     finally:

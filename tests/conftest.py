@@ -1,4 +1,4 @@
-"""Real servers for every test that needs one: started here, from wheels, on free ports, and stopped with the session."""
+"""Real servers for every test that needs one: started here from wheels, on free ports, stopped with the session."""
 
 import secrets
 from collections.abc import Callable, Iterator

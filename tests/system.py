@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def eventually(check: Callable[[], T], what: str, deadline_s: float = 15.0) -> T:
-    """What `check` returns as soon as it is true; an assertion error that says what was waited for, and what it was last."""
+    """What `check` returns as soon as it is true; else an assertion error that says what was waited for."""
     end = time.monotonic() + deadline_s
     while True:
         last = check()

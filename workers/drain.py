@@ -20,6 +20,7 @@ MAX_BATCH_ENTRIES = 20_000
 """Entries in one transaction: beyond this a larger COPY is no faster, and a lost one costs more to repeat."""
 READ_ENTRIES = 500
 """Entries in one read: Redis serves nobody else meanwhile."""
+MAX_SINGLE_ENTRIES = 1_000
 WAIT_MS = 250
 """How long one blocking read may hold on, so that a stop is heard soon."""
 
@@ -45,35 +46,22 @@ class Drain:
         self._engine = engine
         with transaction(engine, ALL_TENANTS) as connection:
             self._offsets = shards.offsets(connection)
+        # Whoever drained before may have been killed after its commit and before it trimmed.
+        self._has_leftovers = True
 
     def run_once(self, wait_ms: int = 0) -> Drained:
         """One bounded batch of whatever waits in any shard; nothing, if nothing comes within `wait_ms`."""
         waiting = self._journal.wait(self._offsets, max(wait_ms, 1))
         if not waiting:
+            self._trim_leftovers()
             return Drained()
-        with transaction(self._engine, ALL_TENANTS) as connection:
-            locked = shards.lock(connection, waiting)
-            if not locked:
-                time.sleep(LOCKED_PAUSE_S)
-                return Drained()
-            self._offsets |= locked
-            batch, through = self._read(connection, locked)
-            inserted = self._write(connection, batch) if batch else 0
-            if through:
-                shards.advance(connection, through)
-        self._offsets |= through
-        for shard, place in through.items():
-            self._journal.trim(shard, place)
-        if not batch:
-            return Drained()
-        lag_ms = self._journal.now_ms() - min(entry.occurred_at_ms for entry in batch)
-        return Drained(inserted, lag_ms)
+        try:
+            return self._move(waiting, MAX_BATCH_ENTRIES) or Drained()
+        except entries.Unacceptable:
+            return self._move_singly(waiting)
 
     def run(self, hold_s: float, stopping: Callable[[], bool], report: Callable[[Drained], None]) -> int:
         """Drains for some seconds; how many entries it moved."""
-        # Whoever drained before may have been killed after its commit and before it trimmed.
-        for shard, offset in self._offsets.items():
-            self._journal.trim(shard, offset)
         moved = 0
         deadline = time.monotonic() + hold_s
         while time.monotonic() < deadline and not stopping():
@@ -83,11 +71,65 @@ class Drain:
             moved += drained.entries
         return moved
 
-    def _read(self, connection: Connection, offsets: dict[int, Place]) -> tuple[list[Entry], dict[int, Place]]:
+    def _trim_leftovers(self) -> None:
+        if self._has_leftovers:
+            for shard, offset in self._offsets.items():
+                self._journal.trim(shard, offset)
+            self._has_leftovers = False
+
+    def _move(self, waiting: Sequence[int], most: int) -> Drained | None:
+        """Moves at most so many entries in one transaction; None if there was nothing that nobody else moves."""
+        with transaction(self._engine, ALL_TENANTS) as connection:
+            locked = shards.lock(connection, waiting)
+            if not locked:
+                time.sleep(LOCKED_PAUSE_S)
+                return None
+            self._offsets |= locked
+            batch, through = self._read(connection, locked, most)
+            inserted = self._write(connection, batch) if batch else 0
+            if through:
+                shards.advance(connection, through)
+        self._offsets |= through
+        had_leftovers, self._has_leftovers = self._has_leftovers, True
+        for shard, place in through.items():
+            self._journal.trim(shard, place)
+        self._has_leftovers = had_leftovers
+        if not through:
+            return None
+        now_ms = self._journal.now_ms()
+        return Drained(inserted, max((now_ms - entry.occurred_at_ms for entry in batch), default=0))
+
+    def _move_singly(self, waiting: Sequence[int]) -> Drained:
+        """One entry a transaction, so that the one which the ledger cannot take is found, and only it is set aside."""
+        inserted = lag_ms = 0
+        for shard in waiting:
+            for _ in range(MAX_SINGLE_ENTRIES):
+                try:
+                    drained = self._move([shard], 1)
+                except entries.Unacceptable as error:
+                    self._skip(shard, str(error).splitlines()[0])
+                    continue
+                if drained is None:
+                    break
+                inserted, lag_ms = inserted + drained.entries, max(lag_ms, drained.lag_ms)
+        return Drained(inserted, lag_ms)
+
+    def _skip(self, shard: int, reason: str) -> None:
+        with transaction(self._engine, ALL_TENANTS) as connection:
+            offset = shards.lock(connection, [shard]).get(shard)
+            items = [] if offset is None else self._journal.read(shard, offset, 1)
+            for entry_id, fields in items:
+                place = self._set_aside(connection, shard, entry_id, fields, reason)
+                shards.advance(connection, {shard: place})
+                self._offsets[shard] = place
+
+    def _read(
+        self, connection: Connection, offsets: dict[int, Place], most: int
+    ) -> tuple[list[Entry], dict[int, Place]]:
         batch: list[Entry] = []
         through: dict[int, Place] = {}
         # Each shard has its share, so that a busy one does not keep the others waiting.
-        share = max(1, MAX_BATCH_ENTRIES // len(offsets))
+        share = max(1, most // len(offsets))
         for shard, offset in offsets.items():
             last = offset
             for entry_id, fields in self._items(shard, offset, share):

@@ -1,0 +1,283 @@
+"""What provision, roll, publish and begin_epoch promise, on the real server and on fakeredis alike."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from quota import keys, protocol
+from quota.entitlement import Entitlement
+from quota.identifiers import MAX_AMOUNT
+from quota.periods import Period, PeriodKind
+from quota.protocol import Terms, Verdict
+from tests.integration.shard import SERVERS, SHARD, TERMS, WARN_AT_PCT, Shard, about_of, moves, outcomes, shard_on
+
+NOTHING = Period(PeriodKind.LIFETIME, 0, None)
+
+
+@pytest.fixture(params=SERVERS)
+def shard(request: pytest.FixtureRequest) -> Iterator[Shard]:
+    with shard_on(request.param, request) as shard:
+        yield shard
+
+
+def on_plan(plan: str | None, limit: int | None, kind: PeriodKind = PeriodKind.MONTH) -> Entitlement:
+    return Entitlement(plan, limit, "hard", kind, None, WARN_AT_PCT)
+
+
+def assert_statement(shard: Shard, metric: str = "m") -> None:
+    """Each line follows from the one before in its period, the last is the counter, and its id the counter's entry."""
+    used: dict[tuple[str, int], int] = {}
+    entries = [each for each in shard.entries() if each.about.metric == metric]
+    for each in entries:
+        window = (each.terms.kind.value, each.period_start_ms)
+        assert used.get(window, 0) + each.change == each.used_after, each
+        used[window] = each.used_after
+    account = shard.account(metric)
+    assert account["entry"] == str(entries[-1].place)
+    assert used[account["terms"].split(" ")[1], int(account["start"])] == int(account["used"])
+
+
+class TestProvision:
+    def test_a_missing_account_is_written_whole(self, shard: Shard) -> None:
+        window = shard.window()
+        shard.open(limit=10, used=7, entry="1-41")
+        assert shard.account() == {
+            "used": "7",
+            "limit": "10",
+            "start": str(window.start_ms),
+            "end": str(window.end_ms),
+            "epoch": "1",
+            "version": "1",
+            "enforcement": "hard",
+            "terms": TERMS,
+            "entry": "1-41",
+        }
+        assert (shard.entries(), shard.connection.ttl(shard.key())) == ([], -1)
+
+    def test_numbers_arrive_exactly(self, shard: Shard) -> None:
+        shard.open(limit=MAX_AMOUNT, used=MAX_AMOUNT - 1)
+        assert (shard.account()["used"], shard.account()["limit"]) == (str(MAX_AMOUNT - 1), str(MAX_AMOUNT))
+        assert outcomes(shard.consume(shard.step(2), shard.step(1))) == ["denied", "allowed"]
+
+    def test_many_gateways_that_race_here_set_and_never_add(self, shard: Shard) -> None:
+        shard.open(used=5)
+        shard.consume(shard.step(1))
+        for _ in range(10):
+            assert shard.provision(shard.opening(used=5)) == "provisioned"
+        assert (shard.account()["used"], shard.account()["entry"]) == ("6", "1-0")
+
+    def test_a_living_account_takes_the_new_terms_and_keeps_what_it_used(self, shard: Shard) -> None:
+        shard.open(limit=10).consume(shard.step(4))
+        raised = shard.opening(entitlement=on_plan("pro", 200), used=0, entry="-", catalog_version=2)
+        assert shard.provision(raised) == "provisioned"
+        account = shard.account()
+        assert (account["used"], account["limit"], account["version"], account["entry"]) == ("4", "200", "2", "1-0")
+        assert account["terms"] == "pro month - 80,95"
+        assert len(shard.entries()) == 1
+
+    def test_a_living_account_keeps_the_units_that_are_held(self, shard: Shard) -> None:
+        shard.open().connection.hset(shard.key(), "held", "3")
+        shard.provision(shard.opening(limit=20))
+        assert shard.account()["held"] == "3"
+
+    @pytest.mark.parametrize(("epoch", "fence"), [(2, "0"), (1, "1")])
+    def test_a_shard_that_moved_meanwhile_takes_nothing(self, shard: Shard, epoch: int, fence: str) -> None:
+        before = shard.open("m2").everything()
+        assert shard.provision(shard.opening(), epoch=epoch, fence=fence) == "moved"
+        assert shard.everything() == before
+
+    def test_a_shard_without_a_head_takes_nothing(self, shard: Shard) -> None:
+        assert shard.provision(shard.opening()) == "moved"
+        assert shard.everything() == {}
+
+    def test_what_was_read_before_a_publish_is_turned_back_at_the_fence(self, shard: Shard) -> None:
+        shard.open("m2").run(protocol.publish(SHARD, "someone else", 1))
+        assert shard.provision(shard.opening()) == "moved"
+        assert shard.provision(shard.opening(), fence="1") == "provisioned"
+
+    def test_what_was_made_with_an_older_catalog_is_turned_back(self, shard: Shard) -> None:
+        shard.open("m2", catalog_version=10)
+        before = shard.everything()
+        assert shard.provision(shard.opening(catalog_version=9)) == "moved"
+        assert shard.everything() == before
+
+    def test_a_newer_catalog_is_told_to_the_head_and_an_equal_one_is_taken(self, shard: Shard) -> None:
+        shard.open("m2", catalog_version=9)
+        for version in (10, 10):
+            assert shard.provision(shard.opening(catalog_version=version)) == "provisioned"
+            assert shard.connection.hget(keys.head(SHARD), keys.catalog_field("t")) == b"10"
+
+    def test_an_account_of_an_older_epoch_is_written_anew_once_its_entries_are_drained(self, shard: Shard) -> None:
+        shard.open().consume(shard.step(4))
+        shard.connection.hset(shard.key(), "held", "3")
+        shard.run(protocol.begin_epoch(SHARD, 2))
+        before = shard.everything()
+        assert shard.provision(shard.opening(used=4), epoch=2) == "undrained"
+        assert shard.everything() == before
+        shard.connection.xtrim(keys.journal(SHARD), maxlen=0, approximate=False)
+        assert shard.provision(shard.opening(used=4, entry="1-0"), epoch=2) == "provisioned"
+        account = shard.account()
+        assert (account["used"], account["epoch"], account["entry"], "held" in account) == ("4", "2", "1-0", False)
+        (reply,) = shard.consume(shard.step(1))
+        assert (reply.epoch, reply.first_n, reply.accounts[0].used) == (2, 0, 5)
+
+    def test_entries_of_its_own_epoch_do_not_keep_an_account_waiting(self, shard: Shard) -> None:
+        shard.open("m2").consume(shard.step(1, metric="m2"))
+        assert shard.provision(shard.opening()) == "provisioned"
+
+    @pytest.mark.parametrize("change", ["start", "kind"])
+    def test_a_window_that_is_cut_short_hands_its_units_on(self, shard: Shard, change: str) -> None:
+        old = shard.window()
+        shard.open(limit=None).consume(shard.step(MAX_AMOUNT - 1))
+        new = shard.window(-3, 27) if change == "start" else replace(old, kind=PeriodKind.YEAR)
+        granted = on_plan("pro", None, new.kind)
+        assert shard.provision(shard.opening(entitlement=granted, period=new)) == "provisioned"
+        used = MAX_AMOUNT - 1
+        assert moves(shard.entries())[1:] == [("close", 0, -used, 0), ("open", 0, used, used)]
+        close, opened = shard.entries()[1:]
+        assert (close.period_start_ms, close.period_end_ms, str(close.terms)) == (old.start_ms, old.end_ms, TERMS)
+        assert (opened.period_start_ms, opened.period_end_ms) == (new.start_ms, new.end_ms)
+        assert opened.terms == Terms.of(granted)
+        assert {each.about.metric for each in (close, opened)} == {"m"}
+        assert_statement(shard)
+
+    def test_a_window_without_units_is_cut_short_without_a_word(self, shard: Shard) -> None:
+        shard.open()
+        shard.provision(shard.opening(period=shard.window(-3, 27)))
+        assert (shard.entries(), shard.account()["start"]) == ([], str(shard.window(-3, 27).start_ms))
+
+    def test_only_another_end_of_the_same_window_hands_nothing_on(self, shard: Shard) -> None:
+        shard.open().consume(shard.step(4))
+        shard.provision(shard.opening(period=shard.window(-10, 5)))
+        assert (len(shard.entries()), shard.account()["used"]) == (1, "4")
+
+    def test_a_missing_account_hands_on_what_the_ledger_counted_in_the_window_that_was_cut(self, shard: Shard) -> None:
+        old, new = shard.window(), shard.window(-3, 27)
+        shard.open("m2")
+        cut = (old, Terms("free", PeriodKind.MONTH, None, ()))
+        assert shard.provision(shard.opening(period=new, used=6, entry="1-40", cut=cut)) == "provisioned"
+        assert moves(shard.entries()) == [("close", 0, -6, 0), ("open", 0, 6, 6)]
+        assert [each.period_start_ms for each in shard.entries()] == [old.start_ms, new.start_ms]
+        assert (shard.account()["used"], shard.account()["entry"]) == ("6", "1-1")
+
+    def test_a_lifetime_hands_on_to_a_month_and_back(self, shard: Shard) -> None:
+        lifetime = on_plan("free", 100, PeriodKind.LIFETIME)
+        shard.open(entitlement=lifetime, period=NOTHING).consume(shard.step(4))
+        shard.provision(shard.opening(limit=100))
+        shard.consume(shard.step(1))
+        shard.provision(shard.opening(entitlement=lifetime, period=NOTHING))
+        assert (shard.account()["used"], shard.account()["end"]) == ("5", "-")
+        assert shard.entries()[-1].period_end_ms is None
+        assert_statement(shard)
+
+    def test_a_window_that_is_over_keeps_its_units_and_the_next_starts_at_zero(self, shard: Shard) -> None:
+        old = shard.window(-40, -10)
+        shard.open(period=old, used=7, entry="1-40")
+        assert shard.provision(shard.opening(used=7)) == "provisioned"
+        assert moves(shard.entries()) == [("close", 0, 0, 7)]
+        (close,) = shard.entries()
+        assert (close.period_start_ms, close.period_end_ms) == (old.start_ms, old.end_ms)
+        account = shard.account()
+        assert (account["used"], account["start"], account["entry"]) == ("0", str(shard.window().start_ms), "1-0")
+
+    def test_the_note_that_there_is_no_plan_goes_away_by_itself_and_a_plan_makes_it_stay(self, shard: Shard) -> None:
+        nobody = on_plan(None, 0, PeriodKind.LIFETIME)
+        shard.open(entitlement=nobody, period=NOTHING, ttl_ms=60_000)
+        assert 0 < shard.connection.pttl(shard.key()) <= 60_000
+        (reply,) = shard.consume(shard.step(1))
+        assert (reply.outcome, reply.accounts[0].terms.plan) == ("denied", None)
+        shard.provision(shard.opening())
+        assert shard.connection.pttl(shard.key()) == -1
+        shard.provision(shard.opening(entitlement=nobody, period=NOTHING, ttl_ms=60_000))
+        assert 0 < shard.connection.pttl(shard.key()) <= 60_000
+
+    def test_units_that_were_used_are_not_forgotten_with_the_plan(self, shard: Shard) -> None:
+        """A subscription is cancelled and bought again: the note in between must not take the units along."""
+        shard.open(limit=10).consume(shard.step(4))
+        nobody = on_plan(None, 0, PeriodKind.LIFETIME)
+        shard.provision(shard.opening(entitlement=nobody, period=NOTHING, ttl_ms=60_000))
+        shard.provision(shard.opening(limit=10))
+        assert shard.account()["used"] == "4"
+        assert_statement(shard)
+
+
+class TestRoll:
+    def roll(self, shard: Shard, seen: Period, to: Period) -> str:
+        assert seen.end_ms is not None
+        return str(shard.run(protocol.roll(SHARD, shard.key(), seen.end_ms, to, about_of("m"))))
+
+    def test_a_period_that_has_ended_is_closed_and_the_next_opened_at_zero(self, shard: Shard) -> None:
+        old, new = shard.window(-40, -10), shard.window()
+        shard.open(period=old, used=7, entry="1-40")
+        assert self.roll(shard, old, new) == "rolled"
+        account = shard.account()
+        assert (account["used"], account["start"], account["end"]) == ("0", str(new.start_ms), str(new.end_ms))
+        (close,) = shard.entries()
+        assert moves([close]) == [("close", 0, 0, 7)]
+        assert (close.period_start_ms, close.period_end_ms, str(close.terms)) == (old.start_ms, old.end_ms, TERMS)
+        assert (account["entry"], close.receipt_first_n, close.receipt_count) == ("1-0", 0, 1)
+        assert outcomes(shard.consume(shard.step(10), shard.step(1))) == ["allowed", "denied"]
+
+    def test_of_many_that_see_the_end_one_rolls(self, shard: Shard) -> None:
+        old = shard.window(-40, -10)
+        shard.open(period=old, used=7)
+        assert [self.roll(shard, old, shard.window()) for _ in range(5)] == ["rolled", *["moved"] * 4]
+        assert len(shard.entries()) == 1
+
+    def test_a_roll_that_comes_late_does_not_reset_the_new_period(self, shard: Shard) -> None:
+        old = shard.window(-40, -10)
+        shard.open(period=old)
+        self.roll(shard, old, shard.window())
+        shard.consume(shard.step(3))
+        before = shard.everything()
+        assert self.roll(shard, old, shard.window(-5, 25)) == "moved"
+        assert shard.everything() == before
+
+    def test_a_period_that_the_servers_clock_has_not_ended_is_left_alone(self, shard: Shard) -> None:
+        before = shard.open(used=7).everything()
+        assert self.roll(shard, shard.window(), shard.window(20, 50)) == "not_over"
+        assert shard.everything() == before
+
+    def test_an_account_that_is_missing_or_of_an_older_epoch_is_left_alone(self, shard: Shard) -> None:
+        old = shard.window(-40, -10)
+        assert self.roll(shard, old, shard.window()) == "moved"
+        assert shard.everything() == {}
+        shard.open(period=old).run(protocol.begin_epoch(SHARD, 2))
+        before = shard.everything()
+        assert self.roll(shard, old, shard.window()) == "moved"
+        assert shard.everything() == before
+
+
+class TestPublish:
+    def test_only_accounts_that_exist_are_marked(self, shard: Shard) -> None:
+        shard.open("m").open("m2")
+        names = [shard.key(name) for name in ("m", "m2", "never_made")]
+        assert shard.run(protocol.publish(SHARD, "t", 1, names)) == 2
+        assert [shard.connection.exists(name) for name in names] == [1, 1, 0]
+        (reply,) = shard.consume(shard.step(1, 1))
+        assert ([state.verdict for state in reply.accounts], reply.fence) == ([Verdict.STALE] * 2, "1")
+
+    def test_the_fence_moves_each_time_and_the_catalogs_version_only_up(self, shard: Shard) -> None:
+        shard.open()
+        for version, wanted in ((9, b"9"), (10, b"10"), (9, b"10")):
+            shard.run(protocol.publish(SHARD, "t", version))
+            assert shard.connection.hget(keys.head(SHARD), keys.catalog_field("t")) == wanted
+        assert shard.connection.hget(keys.head(SHARD), "fence") == b"3"
+
+    def test_a_shard_without_a_head_is_given_none(self, shard: Shard) -> None:
+        assert shard.run(protocol.publish(SHARD, "t", 1, [shard.key()])) == 0
+        assert shard.everything() == {}
+
+
+class TestBeginEpoch:
+    def test_a_head_is_made_once_and_only_a_greater_epoch_wins(self, shard: Shard) -> None:
+        said = [shard.run(protocol.begin_epoch(SHARD, epoch)) for epoch in (9, 9, 8, 10, 9, 11)]
+        assert said == ["begun", "kept", "kept", "begun", "kept", "begun"]
+        assert shard.connection.hgetall(keys.head(SHARD)) == {b"epoch": b"11"}
+
+    def test_a_new_epoch_keeps_what_the_head_knows_of_catalogs(self, shard: Shard) -> None:
+        shard.open().run(protocol.publish(SHARD, "t", 4))
+        shard.run(protocol.begin_epoch(SHARD, 2))
+        head = shard.connection.hgetall(keys.head(SHARD))
+        assert (head[b"epoch"], head[keys.catalog_field("t").encode()], head[b"fence"]) == (b"2", b"4", b"1")
