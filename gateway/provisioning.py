@@ -5,7 +5,7 @@ all the requests that miss the same account.
 """
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
@@ -65,8 +65,12 @@ def opening(account: AccountName, now_ms: int, reading: Reading) -> Opening:
     """The account as it should stand in Redis. UnknownMetric when the catalog has lost the metric. Pure."""
     version, catalog = reading.catalogs[account.tenant]
     granted = entitlement(catalog, reading.subscriptions.get((account.tenant, account.subject)), account.metric)
-    period = period_at(granted.kind, now_ms, granted.anchor_ms)
     running = reading.balances.get(account, [])
+    period = period_at(granted.kind, now_ms, granted.anchor_ms)
+    if granted.plan is None and running:
+        # Without a plan nothing is counted, so no window is opened either: the one that runs goes on to its own end.
+        period = running[0].period
+        granted = replace(granted, kind=period.kind)
     same = next((balance for balance in running if balance.period == period), None)
     # Units that were counted in another window, which still runs and which a plan change cut short, are kept.
     other = next((balance for balance in running if balance.used), None) if same is None else None
@@ -82,6 +86,7 @@ def opening(account: AccountName, now_ms: int, reading: Reading) -> Opening:
         used=found.used if found else 0,
         entry=str(found.place) if found else NONE,
         cut=cut,
+        keeps_window=granted.plan is None,
         ttl_ms=NO_PLAN_TTL_MS if granted.plan is None else 0,
         about=encode_about(About(tenant=account.tenant, subject=account.subject, metric=account.metric)),
     )

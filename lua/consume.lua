@@ -60,7 +60,12 @@ local function head_of(request)
   local name = request.head_key .. ' ' .. request.catalog_field
   if not heads[name] then
     local fields = redis.pcall('HMGET', request.head_key, 'epoch', 'fence', request.catalog_field)
-    heads[name] = { damage = fields.err and tostring(fields.err), epoch = fields[1], fence = fields[2] or '0', catalog_version = tonumber(fields[3] or '0') }
+    heads[name] = {
+      damage = fields.err and tostring(fields.err),
+      epoch = fields[1],
+      fence = fields[2] or '0',
+      catalog_version = tonumber(fields[3] or '0'),
+    }
   end
   return heads[name]
 end
@@ -73,17 +78,21 @@ local function read_account(charge, epoch, catalog_version)
     charge.verdict = 'unknown'
     return
   end
+  local version, period_end, limit = tonumber(fields[5]), tonumber(fields[3]), tonumber(fields[2])
   charge.used, charge.held = tonumber(fields[1]), tonumber(fields[7] or '0')
   charge.limit, charge.period_end, charge.enforcement = fields[2], fields[3], fields[6]
   charge.start, charge.terms = fields[8], fields[9]
-  if fields[4] ~= epoch or tonumber(fields[5]) < catalog_version then
+  local is_whole = charge.used and charge.held and version and charge.enforcement and charge.start and charge.terms
+  if not is_whole or not (limit or charge.limit == '-') or not (period_end or charge.period_end == '-') then
+    return charge.account_key .. ' is damaged'
+  end
+  if fields[4] ~= epoch or version < catalog_version then
     charge.verdict = 'stale'
-  elseif charge.period_end ~= '-' and now_ms >= tonumber(charge.period_end) then
+  elseif period_end and now_ms >= period_end then
     charge.verdict = 'period_over'
   else
     charge.used_after = charge.used + charge.amount
-    local bound = MAX_AMOUNT
-    if charge.limit ~= '-' and charge.enforcement == 'hard' then bound = tonumber(charge.limit) end
+    local bound = (limit and charge.enforcement == 'hard') and limit or MAX_AMOUNT
     charge.verdict = (charge.used_after + charge.held <= bound) and 'fits' or 'exceeds'
   end
 end

@@ -4,14 +4,15 @@
 --
 -- KEYS: head, journal, account
 -- ARGV: epoch, fence, catalog_field, catalog_version, used, entry, cut_start, cut_end, cut_terms, limit, enforcement,
---       start, end, terms, ttl_ms, about
+--       window, start, end, terms, ttl_ms, about
 --   `used` was counted in the window cut_*, when a plan change cut that one short; else these three are ''
---   `ttl_ms` is 0 for an account that stays
+--   `window` is keep when a living account keeps the window it has: a subject that has lost its plan, say
+--   `ttl_ms` is 0 for an account that stays, even when it has used nothing
 -- Reply: provisioned; moved: what Postgres said may be out of date, read it again;
 --   undrained: entries of an older epoch still wait in the journal, so the ledger's balance is not the last word
 local head_key, journal_key, account_key = KEYS[1], KEYS[2], KEYS[3]
 local epoch, fence, catalog_field, catalog_version, used, entry, cut_start, cut_end, cut_terms, limit, enforcement,
-  start, period_end, terms, ttl_ms, about = unpack(ARGV)
+  window, start, period_end, terms, ttl_ms, about = unpack(ARGV)
 
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -42,6 +43,10 @@ end
 
 if lives then
   used, entry = account[2], account[6]
+  if window == 'keep' then
+    start, period_end = account[3], account[4]
+    terms = string.match(terms, '^%S+') .. string.match(account[5], '^%S+(.*)$')
+  end
   local is_over = account[4] ~= '-' and now_ms >= tonumber(account[4])
   if is_over then
     journal('close', '0', used, account[3], account[4], account[5])
@@ -56,7 +61,8 @@ end
 if not lives then redis.call('DEL', account_key) end
 redis.call('HSET', account_key, 'used', used, 'limit', limit, 'end', period_end, 'epoch', epoch, 'version',
   catalog_version, 'enforcement', enforcement, 'start', start, 'terms', terms, 'entry', entry)
-if ttl_ms == '0' then redis.call('PERSIST', account_key) else redis.call('PEXPIRE', account_key, ttl_ms) end
+-- One that has used something stays: its entries may not be in the ledger when it would expire.
+if ttl_ms == '0' or used ~= '0' then redis.call('PERSIST', account_key) else redis.call('PEXPIRE', account_key, ttl_ms) end
 if tonumber(head[3] or '0') < tonumber(catalog_version) then
   redis.call('HSET', head_key, catalog_field, catalog_version)
 end

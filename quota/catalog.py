@@ -20,7 +20,7 @@ MAX_ENTRIES_A_SECTION = 1_000
 MAX_CHARGES_AN_OPERATION = 32
 """All of them are charged in one script, during which Redis serves nobody else."""
 MAX_WARNINGS_A_METRIC = 16
-"""They are stored with every account: two digits and a comma each stay below the 64 bytes of a compact hash field."""
+"""They are stored with every account, beside its plan's name: in all 64 bytes are compact, and more still works."""
 MAX_RANK = 2**31 - 1  # the largest integer of a Postgres column
 MAX_UNIT_CHARACTERS = 40  # a word in a sentence
 MAX_URL_CHARACTERS = 2_000  # what every browser and proxy still takes

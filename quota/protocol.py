@@ -187,6 +187,7 @@ class Opening:
     """What Postgres says of an account: its terms, the window that holds now, and the balance in it.
 
     `cut`: the window, and its terms, in which the balance was counted, when a plan change cut that window short.
+    `keeps_window`: whether an account that Redis knows keeps the window that it has.
     """
 
     account: keys.AccountName
@@ -198,6 +199,7 @@ class Opening:
     cut: tuple[Period, Terms] | None
     ttl_ms: int
     about: bytes
+    keeps_window: bool = False
 
 
 def _word(number: int | None) -> str | int:
@@ -226,6 +228,7 @@ def provision(shard: int, epoch: int, fence: str, opening: Opening) -> Call:
             *_window_words(opening.cut),
             _word(limit),
             opening.entitlement.enforcement,
+            "keep" if opening.keeps_window else "open",
             period.start_ms,
             _word(period.end_ms),
             str(Terms.of(opening.entitlement)),

@@ -107,18 +107,19 @@ class Drain:
                 try:
                     drained = self._move([shard], 1)
                 except entries.Unacceptable as error:
-                    self._skip(shard, str(error).splitlines()[0])
+                    self._skip(shard, self._offsets[shard], str(error).splitlines()[0])
                     continue
                 if drained is None:
                     break
                 inserted, lag_ms = inserted + drained.entries, max(lag_ms, drained.lag_ms)
         return Drained(inserted, lag_ms)
 
-    def _skip(self, shard: int, reason: str) -> None:
+    def _skip(self, shard: int, after: Place, reason: str) -> None:
+        """Sets aside the entry that follows a place, unless another drain has dealt with it meanwhile."""
         with transaction(self._engine, ALL_TENANTS) as connection:
-            offset = shards.lock(connection, [shard]).get(shard)
-            items = [] if offset is None else self._journal.read(shard, offset, 1)
-            for entry_id, fields in items:
+            if shards.lock(connection, [shard]).get(shard) != after:
+                return
+            for entry_id, fields in self._journal.read(shard, after, 1):
                 place = self._set_aside(connection, shard, entry_id, fields, reason)
                 shards.advance(connection, {shard: place})
                 self._offsets[shard] = place

@@ -201,6 +201,18 @@ class TestProvision:
         assert shard.account()["used"] == "4"
         assert_statement(shard)
 
+    def test_a_lost_plan_leaves_the_window_to_its_own_end_and_the_counter_in_place(self, shard: Shard) -> None:
+        """Units in a window that never ends would count again in a month that was bought much later."""
+        shard.open(limit=10).consume(shard.step(4))
+        before = shard.account()
+        nobody = on_plan(None, 0, PeriodKind.LIFETIME)
+        shard.provision(shard.opening(entitlement=nobody, period=NOTHING, ttl_ms=60_000, keeps_window=True))
+        after = shard.account()
+        assert [after[name] for name in ("used", "start", "end")] == [before[name] for name in ("used", "start", "end")]
+        assert after["terms"].split(" ")[:2] == ["~", before["terms"].split(" ")[1]]
+        assert shard.connection.pttl(shard.key()) == -1
+        assert_statement(shard)
+
 
 class TestRoll:
     def roll(self, shard: Shard, seen: Period, to: Period) -> str:

@@ -117,7 +117,7 @@ def test_a_provision_call_has_a_word_for_everything(is_cut: bool) -> None:
     call = protocol.provision(2, 4, "1", Opening(account, 6, granted, lifetime, 8, "4-1", cut, 0, b"about"))
     assert list(call.keys) == [keys.head(2), keys.journal(2), account.key(2)]
     window = [5, 9, "old month - -"] if is_cut else ["", "", ""]
-    said = [4, "1", "catalog:t", 6, 8, "4-1", *window, "-", "soft", 0, "-", "~ lifetime - -", 0, b"about"]
+    said = [4, "1", "catalog:t", 6, 8, "4-1", *window, "-", "soft", "open", 0, "-", "~ lifetime - -", 0, b"about"]
     assert list(call.arguments) == said
 
 
