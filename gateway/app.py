@@ -5,11 +5,10 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import structlog
-from litestar import Litestar, Router, asgi
+from litestar import Litestar, Router
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
-from litestar.types import Receive, Scope, Send
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -17,6 +16,7 @@ from redis.backoff import NoBackoff
 from gateway import catalog, openapi, ops, subjects
 from gateway.admission import Admission
 from gateway.auth import Authenticator
+from gateway.edge import Edge
 from gateway.epochs import begin_missing
 from gateway.hot import HotPath
 from gateway.resources import StrictRequest, scope_guard, to_problem
@@ -77,17 +77,14 @@ class Gateway:
         await self.store.close()
 
 
-def build(gateway: Gateway, admission: Admission) -> Litestar:
-    """The Litestar application of an opened gateway."""
+def build(gateway: Gateway, admission: Admission) -> Edge:
+    """The application of an opened gateway: the hot path, and Litestar for everything else."""
     hot = HotPath(admission, gateway.authenticator)
+    return Edge(routed(gateway, admission), {"/v1/consume": hot.consume, "/v1/check": hot.check})
 
-    @asgi("/v1/consume", copy_scope=False, opt={"scopes": ()})
-    async def consume(scope: Scope, receive: Receive, send: Send) -> None:
-        await hot.consume(scope, receive, send)
 
-    @asgi("/v1/check", copy_scope=False, opt={"scopes": ()})
-    async def check(scope: Scope, receive: Receive, send: Send) -> None:
-        await hot.check(scope, receive, send)
+def routed(gateway: Gateway, admission: Admission) -> Litestar:
+    """Every route but the hot ones."""
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncGenerator[None, None]:
@@ -100,8 +97,6 @@ def build(gateway: Gateway, admission: Admission) -> Litestar:
 
     return Litestar(
         [
-            consume,
-            check,
             catalog.read_catalog,
             catalog.write_catalog,
             catalog.list_plans,

@@ -1,5 +1,7 @@
 """The outermost layer of the gateway: what must happen before a route is chosen and after an answer was made."""
 
+from collections.abc import Mapping
+
 import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -7,23 +9,26 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from gateway import metrics
 from gateway.requests import request_id
 
-HOT_ROUTES = frozenset({"/v1/consume", "/v1/check"})
-"""They answer, count and name their requests themselves."""
-
 log = structlog.get_logger()
 
 
 class Edge:
-    """Wraps an application. Routes are matched against the path as it was sent, because a subject may hold an encoded
-    slash; every answer carries the request's id and is counted by its route.
+    """Sends the hot routes straight to their handlers, which answer, count and name their requests themselves, and
+    everything else to the application. Its routes are matched against the path as it was sent, because a subject may
+    hold an encoded slash; every answer carries the request's id and is counted by its route.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, hot: Mapping[str, ASGIApp]) -> None:
         self._app = app
+        self._hot = hot
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != ScopeType.HTTP or scope["path"].rstrip("/") in HOT_ROUTES:
+        if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
+            return
+        hot = self._hot.get(scope["path"])
+        if hot is not None:
+            await hot(scope, receive, send)
             return
         # Without a raw path the decoded one has to do: then a subject cannot hold a slash.
         scope["path"] = scope["raw_path"].decode("latin-1") if scope["raw_path"] else scope["path"]
@@ -35,7 +40,7 @@ class Edge:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (b"x-request-id", ident.encode())]
                 template = scope.get("path_template") or "none"
-                metrics.requests.labels(template, message["status"]).inc()
+                metrics.requests_of(template, message["status"]).inc()
                 log.debug("answered", path=scope["path"], status=message["status"], request_id=ident)
             await send(message)
 

@@ -1,5 +1,5 @@
 """The hot path: /v1/consume and /v1/check, as plain ASGI, because routing, injection and serialisation by a framework
-would cost more than the decision itself.
+would cost more than the decision itself (docs/decisions/007).
 """
 
 import time
@@ -53,12 +53,12 @@ class HotPath:
         key = idempotency_key(keys)
         demand = _demand(tenant, request, ident, consumes=True, key=key)
         decision, catalog = await self._admission.decide(demand)
-        metrics.decisions.labels("/v1/consume", "allowed" if decision.allowed else "denied").inc()
+        metrics.decisions_of("/v1/consume", "allowed" if decision.allowed else "denied").inc()
         return answers.consumed(decision, catalog, "/v1/consume")
 
     async def _check(self, tenant: str, request: ConsumeRequest, _headers: Any, ident: str) -> Answer:
         decision, catalog = await self._admission.decide(_demand(tenant, request, ident, consumes=False, key=None))
-        metrics.decisions.labels("/v1/check", "allowed" if decision.allowed else "denied").inc()
+        metrics.decisions_of("/v1/check", "allowed" if decision.allowed else "denied").inc()
         return answers.checked(decision, catalog)
 
     def _tell_of(self, error: Exception, route: str, ident: str, status: int) -> None:
@@ -101,8 +101,8 @@ class HotPath:
             if status >= 500:
                 self._tell_of(error, route, ident, status)
         await _send(send, answer, ident)
-        metrics.requests.labels(route, answer.status).inc()
-        metrics.request_seconds.labels(route).observe(time.perf_counter() - started)
+        metrics.requests_of(route, answer.status).inc()
+        metrics.seconds_of(route).observe(time.perf_counter() - started)
 
 
 def _demand(tenant: str, request: ConsumeRequest, ident: str, *, consumes: bool, key: str | None) -> Demand:

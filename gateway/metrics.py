@@ -3,6 +3,7 @@ the variable is handed to prometheus_client before it is imported, which is when
 """
 
 import os
+from functools import lru_cache
 
 if directory := os.environ.get("QUOTAGATE_METRICS_DIR"):
     os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", directory)
@@ -18,6 +19,12 @@ request_seconds = Histogram(
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.5),
 )
 decisions = Counter("quotagate_decisions_total", "Decisions on the hot path.", ["route", "outcome"])
+
+
+# Looked up once: finding a child by its labels costs more than counting.
+requests_of = lru_cache(maxsize=4096)(lambda route, status: requests.labels(route, str(status)))
+seconds_of = lru_cache(maxsize=64)(request_seconds.labels)
+decisions_of = lru_cache(maxsize=64)(decisions.labels)
 
 
 def exposition() -> tuple[str, bytes]:

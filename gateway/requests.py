@@ -3,8 +3,8 @@
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from hashlib import blake2b
+from os import urandom
 from typing import Annotated, Any, Literal, TypeVar
-from uuid import uuid4
 
 import http_sf
 import msgspec
@@ -124,7 +124,7 @@ def request_id(value: bytes | None) -> str:
     """The caller's, if it is sane, else a new one."""
     if value is not None and _sane_request_id.match(text := value.decode("latin-1")):
         return text
-    return uuid4().hex
+    return urandom(16).hex()
 
 
 async def read_body(

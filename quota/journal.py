@@ -91,7 +91,8 @@ def parsed_entry(shard: int, entry_id: bytes, fields: Mapping[bytes, bytes]) -> 
     """An Entry from a stream's item; ValueError when it is not one."""
     place = Place.parsed(entry_id.decode())
     try:
-        kind, at, amount, change, used_after, part, count, start, end, *terms = fields[b"line"].decode().split(" ")
+        line = fields[b"line"].decode()
+        kind, at, amount, change, used_after, part, count, start, end, terms = line.split(" ", 9)
         about = _decode_about(fields[b"about"])
         return Entry(
             shard,
@@ -183,6 +184,6 @@ class Journal:
             if place is not None and place.epoch > int(epoch):
                 raise ValueError(f"{key} stands at entry {entry}, which is of a later epoch than its own, {epoch}")
             shard, account = keys.account_of(key)
-            kind = Terms.parsed(terms.split(" ")).kind
+            kind = Terms.parsed(terms).kind
             counters.append(Counter(shard, account, int(used), kind, int(start), place))
         return counters

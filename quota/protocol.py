@@ -5,6 +5,7 @@ sync callers alike; the scripts' headers in `lua/` are the other half of this pa
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from quota import keys
 from quota.entitlement import Entitlement
@@ -87,10 +88,11 @@ class Terms:
         levels = ",".join(map(str, self.warn_at_pct)) or NONE
         return f"{self.plan or NO_PLAN} {self.kind} {anchor} {levels}"
 
-    @classmethod
-    def parsed(cls, words: Sequence[str]) -> "Terms":
-        plan, kind, anchor, levels = words
-        return cls(
+    @staticmethod
+    @lru_cache(maxsize=4096)  # few plans, many accounts
+    def parsed(words: str) -> "Terms":
+        plan, kind, anchor, levels = words.split(" ")
+        return Terms(
             None if plan == NO_PLAN else plan,
             PeriodKind(kind),
             _optional(anchor),
@@ -152,13 +154,13 @@ def consume(steps: Sequence[Step], record_ttl_ms: int) -> Call:
 
 
 def _account_state(line: str) -> AccountState:
-    words = line.split(" ")
+    words = line.split(" ", 9)
     verdict = Verdict(words[0])
     metric, amount = words[1], int(words[2])
     if verdict is Verdict.UNKNOWN:
         return AccountState(verdict, metric, amount)
     used, held, limit, start, end, enforcement = words[3:9]
-    terms = Terms.parsed(words[9:])
+    terms = Terms.parsed(words[9])
     period = Period(terms.kind, int(start), _optional(end))
     return AccountState(verdict, metric, amount, int(used), int(held), _optional(limit), period, enforcement, terms)
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from litestar import Litestar
-from litestar.routes import ASGIRoute, HTTPRoute
+from litestar.routes import HTTPRoute
 
 from gateway import openapi, problems
-from gateway.app import Gateway, build
+from gateway.app import Gateway, routed
 from quota import errors
 from quota.settings import Settings, variable
 
@@ -261,7 +261,7 @@ def composed() -> Litestar:
         key_pepper="12345678",
     )
     admission: Any = None
-    return build(Gateway(settings), admission)
+    return routed(Gateway(settings), admission)
 
 
 def test_the_application_is_composed_without_a_warning() -> None:
@@ -282,9 +282,8 @@ def test_every_route_stands_in_the_openapi_document(app: Litestar) -> None:
         path = re.sub(r"\{(\w+):\w+\}", r"{\1}", route.path)
         if isinstance(route, HTTPRoute):
             served |= {(path, method) for method in route.methods if method not in {"OPTIONS", "HEAD"}}
-        elif isinstance(route, ASGIRoute) and path != "/schema":
-            served.add((path, "POST"))
-    assert {("/v1/consume", "POST"), ("/v1/check", "POST"), ("/v1/catalog", "PUT")} <= served
+    served |= {("/v1/consume", "POST"), ("/v1/check", "POST")}  # the hot path, which the edge serves itself
+    assert ("/v1/catalog", "PUT") in served
     assert {each for each in served if not each[0].startswith("/schema")} == described
 
 
