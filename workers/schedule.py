@@ -34,12 +34,44 @@ class OnceQueued(Scheduler):  # type: ignore[misc]
     """rq-scheduler pushes a repeated job whether or not the last push was taken up; with no worker there, the queue
     would grow for ever. This one leaves it out as long as the job still waits."""
 
+    settings: Settings
+
+    def plan(self) -> None:
+        """Schedules every job. Fixed ids, so that a second scheduler replaces the schedule in place of doubling it."""
+        for queue_name, job, every_s in _jobs(self.settings):
+            self.schedule(
+                scheduled_time=datetime.now(UTC),
+                func=f"workers.jobs.{job}",
+                interval=every_s,
+                id=f"quotagate-{job}",
+                queue_name=queue_name,
+                timeout=queues.JOB_TIMEOUT_S,
+                result_ttl=every_s + 600,
+            )
+
+    def enqueue_jobs(self) -> list[Job]:
+        # The broker may be the Redis that was just lost, and nothing would ever be due again.
+        if self.connection.zcard(self.scheduled_jobs_key) < len(_jobs(self.settings)):
+            self.plan()
+        found: list[Job] = super().enqueue_jobs()
+        return found
+
     def enqueue_job(self, job: Job) -> None:
         waiting = queues.queue(job.origin, self.connection)
         if job.id in waiting.job_ids:
             self.connection.zadd(self.scheduled_jobs_key, {job.id: _due_at(job.meta["interval"])})
             return
         super().enqueue_job(job)
+
+
+def _jobs(settings: Settings) -> tuple[tuple[str, str, int], ...]:
+    """Queue, name and seconds from one run to the next."""
+    return (
+        (queues.WATCH, "watchdog", WATCHDOG_EVERY_S),
+        (queues.JOBS, "announce", ANNOUNCE_EVERY_S),
+        (queues.JOBS, "reconcile", settings.reconcile_every_s),
+        (queues.JOBS, "make_partitions", PARTITIONS_EVERY_S),
+    )
 
 
 def _due_at(interval_s: int) -> int:
@@ -50,20 +82,6 @@ def run(settings: Settings) -> None:
     """Schedules every job and serves until SIGTERM or SIGINT. Of several schedulers one acts at a time."""
     broker = Redis.from_url(settings.effective_broker_url)
     scheduler = OnceQueued(connection=broker, interval=LOOK_EVERY_S, job_class=JsonJob)
-    for name, job, every_s in (
-        (queues.WATCH, "watchdog", WATCHDOG_EVERY_S),
-        (queues.JOBS, "announce", ANNOUNCE_EVERY_S),
-        (queues.JOBS, "reconcile", settings.reconcile_every_s),
-        (queues.JOBS, "make_partitions", PARTITIONS_EVERY_S),
-    ):
-        # A fixed id, so that a second scheduler replaces the schedule in place of doubling it.
-        scheduler.schedule(
-            scheduled_time=datetime.now(UTC),
-            func=f"workers.jobs.{job}",
-            interval=every_s,
-            id=f"quotagate-{job}",
-            queue_name=name,
-            timeout=queues.JOB_TIMEOUT_S,
-            result_ttl=every_s + 600,
-        )
+    scheduler.settings = settings
+    scheduler.plan()
     scheduler.run()

@@ -16,6 +16,7 @@ from ledger import announcements, catalogs
 from ledger.store import ALL_TENANTS, transaction
 from quota import keys, protocol
 from quota.catalog import parse_toml
+from quota.settings import Settings
 from tests.conftest import SHARDS, Database
 from tests.integration.pipeline import Crashed, Pipeline, crash
 from tests.integration.shard import Shard
@@ -129,6 +130,17 @@ class TestJobs:
             queue_name=queues.WATCH,
         )
         return scheduler, lambda: JsonJob.fetch("quotagate-watchdog", connection=connection)
+
+    def test_a_schedule_that_was_lost_with_its_redis_is_made_anew(self, connection: "redis.Redis") -> None:
+        scheduler = OnceQueued(connection=connection, interval=1, job_class=JsonJob)
+        scheduler.settings = Settings()
+        scheduler.plan()
+        planned = connection.zrange(scheduler.scheduled_jobs_key, 0, -1)
+        assert len(planned) == 4
+        connection.flushall()
+        scheduler.enqueue_jobs()
+        assert sorted(connection.zrange(scheduler.scheduled_jobs_key, 0, -1)) == sorted(planned)
+        assert queues.queue(queues.WATCH, connection).job_ids == ["quotagate-watchdog"]
 
     def test_a_scheduled_job_is_json_before_and_after_it_is_queued(self, connection: "redis.Redis") -> None:
         scheduler, job = self.scheduled(connection)

@@ -1,0 +1,59 @@
+"""A store is killed or emptied while everything else runs on: it comes back by itself, and the two agree."""
+
+import httpx
+import psutil
+
+from tests.faults.conftest import assert_exactly_once
+from tests.load import hammer
+from tests.system import System, eventually
+
+
+def _killed(system: System, name: str) -> None:
+    """kill -9 of a server of this system, found by the port that it listens on."""
+    port = int(system.urls[name].rsplit(":", 1)[1].split("/")[0])
+    assert system.process is not None
+    for process in psutil.Process(system.process.pid).children():
+        if any(each.laddr.port == port and each.status == psutil.CONN_LISTEN for each in process.net_connections()):
+            process.kill()
+            return
+    raise AssertionError(f"nothing of this system listens on {port}")
+
+
+def _status(client: httpx.Client, subject: str) -> int:
+    return client.post("/v1/consume", json={"subject": subject, "metric": "units"}).status_code
+
+
+def test_a_redis_that_was_emptied_is_provisioned_from_the_ledger_and_counts_on(faulty: System) -> None:
+    requests = [{"subject": f"flush_{each % 40}", "metric": "units"} for each in range(800)]
+    log = hammer([faulty.urls["gateway"]], faulty.admin_key, requests)
+    faulty.drained()
+    faulty.redis().flushall()
+    with faulty.client() as client:
+        answer = client.post(
+            "/v1/consume", json={"subject": "flush_0", "metric": "units"}, headers={"X-Request-Id": "f"}
+        )
+    assert (answer.status_code, answer.json()["used"]) == (200, 21)
+    log.status["f"] = 200
+    # The jobs' schedule was lost with it, and must come back for the entry to reach the ledger.
+    assert_exactly_once(faulty, log, "units", "flush\\_%")
+
+
+def test_a_killed_redis_comes_back_with_everything_that_was_acknowledged(faulty: System) -> None:
+    requests = [{"subject": f"redis_{each % 40}", "metric": "units"} for each in range(800)]
+    log = hammer([faulty.urls["gateway"]], faulty.admin_key, requests)
+    _killed(faulty, "redis")
+    with faulty.client() as client:
+        eventually(lambda: _status(client, "elsewhere") == 200, "requests are served again")
+    assert len(log.acknowledged()) == 800
+    assert_exactly_once(faulty, log, "units", "redis\\_%")
+
+
+def test_a_killed_postgres_stops_no_subject_that_redis_knows(faulty: System) -> None:
+    with faulty.client() as client:
+        assert _status(client, "known") == 200
+        _killed(faulty, "database")
+        assert _status(client, "known") == 200
+        eventually(lambda: _status(client, "not_known_yet") == 200, "Postgres is back")
+    faulty.drained()
+    report = faulty.reconciled()
+    assert (report["drifted"], report["incidents"]) == (0, 0)
