@@ -129,7 +129,7 @@ def prepare(connection: "Redis") -> str:
     for script in SCRIPTS.values():
         pipeline.script_load(script.text)
     for shard in range(SHARDS):
-        call = protocol.begin_epoch(shard, EPOCH)
+        call = protocol.begin_epoch(shard, EPOCH, "")
         pipeline.evalsha(SCRIPTS[call.script].sha, len(call.keys), *call.keys, *call.arguments)
     for place in range(SUBJECTS):
         account = AccountName(TENANT, subject(place), METRIC)

@@ -3,8 +3,8 @@ missing piece is brought and the step is asked again.
 """
 
 import asyncio
-import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from gateway.catalog_cache import CatalogCache
 from gateway.epochs import begin_missing
@@ -13,7 +13,7 @@ from ledger.store import Store
 from quota import keys, protocol
 from quota.catalog import Catalog
 from quota.counters import Counters
-from quota.decisions import Decision, Demand, decision, free
+from quota.decisions import Decision, Demand, decision
 from quota.errors import CountersUnavailable, IdempotencyKeyReused, NotFound
 from quota.journal import About, encode_about
 from quota.keys import AccountName
@@ -43,16 +43,18 @@ class Admission:
         CountersUnavailable, LedgerUnavailable, IdempotencyKeyReused, UnknownMetric, UnknownOperation, InvalidRequest.
         """
         version, catalog = await self.catalogs.get(demand.tenant)
+        shard = self.shard_of(demand.tenant, demand.subject)
         for _ in range(MAX_ATTEMPTS):
             try:
                 amounts = demand.amounts(catalog)
             except NotFound:
                 # It may have been added a moment ago by another gateway; only Postgres can say that it was not.
                 version, catalog = await self.catalogs.refresh(demand.tenant)
+                replayed = await self._replayed(demand, shard, version)
+                if replayed is not None:
+                    return replayed, catalog
                 amounts = demand.amounts(catalog)
-            if not amounts:
-                return free(demand, int(time.time() * 1000)), catalog
-            shard = self.shard_of(demand.tenant, demand.subject)
+            # An operation that costs nothing is asked as well: only Redis knows whether it still costs nothing.
             reply = await self._counters.decide(_step(demand, amounts, shard, version))
             if reply.outcome in {Outcome.ALLOWED, Outcome.DENIED}:
                 return decision(demand, shard, reply), catalog
@@ -60,19 +62,42 @@ class Admission:
                 version, catalog = await self.catalogs.refresh(demand.tenant)
             else:
                 await self._mend(demand, shard, reply)
-        raise CountersUnavailable(
-            f"the account was changed {MAX_ATTEMPTS} times while it was asked; nothing was charged"
-        )
+        raise CountersUnavailable(f"the account was changed {MAX_ATTEMPTS} times meanwhile; nothing was charged")
 
     async def look(self, tenant: str, subject: str, request_id: str) -> tuple[Catalog, dict[str, Decision]]:
         """Every metric of the catalog as it stands for a subject; nothing is charged."""
-        _, catalog = await self.catalogs.get(tenant)
-        demands = [Demand(tenant, subject, False, request_id, 0, metric) for metric in catalog.metrics]
-        found = await asyncio.gather(*map(self.decide, demands))
-        return catalog, {each.charges[0].metric: each for each, _ in found}
+        for _ in range(MAX_ATTEMPTS):
+            _, catalog = await self.catalogs.get(tenant)
+            demands = [Demand(tenant, subject, False, request_id, 0, metric) for metric in catalog.metrics]
+            try:
+                found = await asyncio.gather(*map(self.decide, demands))
+            except NotFound:
+                continue  # the catalog has lost a metric meanwhile, and was read anew
+            if all(used is catalog for _, used in found):
+                return catalog, {each.charges[0].metric: each for each, _ in found}
+        raise CountersUnavailable(f"the catalog was changed {MAX_ATTEMPTS} times while it was read")
+
+    async def _replayed(self, demand: Demand, shard: int, version: int) -> Decision | None:
+        """The first answer under an idempotency key whose metric or operation has left the catalog since."""
+        step = _step(demand, {}, shard, version)
+        if step.record_key is None:
+            return None
+        reply = await self._counters.decide(replace(step, consumes=False))
+        return decision(demand, shard, reply) if reply.replayed else None
 
     async def announce(self, tenant: str, subject: str | None) -> None:
-        """Tells Redis that Postgres has something newer: of one subject, or of the tenant's whole catalog."""
+        """Tells Redis that Postgres has something newer: of one subject, or of the tenant's whole catalog.
+
+        CountersUnavailable when it does not hear; the change is kept, and a worker will tell it.
+        """
+        try:
+            await self._announce(tenant, subject)
+        except CountersUnavailable as error:
+            raise CountersUnavailable(
+                f"{error}; the change is kept, and takes effect within seconds of their return"
+            ) from error
+
+    async def _announce(self, tenant: str, subject: str | None) -> None:
         version, catalog = await self.catalogs.refresh(tenant)
         if subject is None:
             calls = [protocol.publish(shard, tenant, version) for shard in range(self._shard_count)]
@@ -82,7 +107,7 @@ class Admission:
             calls = [protocol.publish(shard, tenant, version, names)]
         for reply in await self._counters.run_all(calls):
             if isinstance(reply, Exception):
-                raise CountersUnavailable(f"the counters refuse to write: {reply}") from reply
+                raise CountersUnavailable("the counters refuse to write") from reply
 
     async def _mend(self, demand: Demand, shard: int, reply: Reply) -> None:
         """Brings what the script found missing, or raises what it refused for good."""

@@ -25,7 +25,7 @@ from ledger.store import ALL_TENANTS, Store
 from quota import safety
 from quota.counters import MAX_CALLS_IN_FLIGHT, Counters
 from quota.errors import Unsafe
-from quota.settings import Settings
+from quota.settings import MAX_SHARDS, Settings
 
 CONNECT_TIMEOUT_S = 1.0
 
@@ -48,6 +48,14 @@ async def refuse_unsafe(counters: Counters, store: Store, settings: Settings) ->
     info, appendfsync = await counters.info()
     found = safety.complaints(info, appendfsync, settings.durability)
     found += await store.run(ALL_TENANTS, schema.complaints)
+    if not found:
+        # As many shards as any store may have: a foreign one with more of them is foreign all the same.
+        own = await store.run(ALL_TENANTS, shards.store_id)
+        if await counters.stores(list(range(MAX_SHARDS))) - {own}:
+            found.append(
+                "this Redis holds the counters of another ledger: "
+                "QUOTAGATE_REDIS_URL and QUOTAGATE_DATABASE_URL do not belong together"
+            )
     if found:
         raise Unsafe("\n".join(found))
 

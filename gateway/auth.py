@@ -11,7 +11,6 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 
 import structlog
 
@@ -48,10 +47,11 @@ class Principal:
         return self
 
 
-def key_id_of(secret: str) -> str:
-    """The id that a key is looked up by. One that is not of our own form (QUOTAGATE_ADMIN_KEY) is known by its hash."""
+def key_id_of(pepper: str, secret: str) -> str:
+    """The id that a key is looked up by. One that is not of our own form (QUOTAGATE_ADMIN_KEY) is known by its digest,
+    so that two deployments with peppers of their own on one database do not take it from each other."""
     found = _own_form.match(secret)
-    return found[1] if found else "own" + sha256(secret.encode()).hexdigest()[:16]
+    return found[1] if found else "own" + digest_of(pepper, secret).hex()[:16]
 
 
 def digest_of(pepper: str, secret: str) -> bytes:
@@ -81,7 +81,7 @@ class Authenticator:
     async def ensure_admin_key(self, secret: str) -> None:
         """Makes the first key, of the tenant `default`, with every scope."""
         digest = digest_of(self._pepper, secret)
-        await self._store.run("default", api_keys.ensure, "default", key_id_of(secret), digest, SCOPES)
+        await self._store.run("default", api_keys.ensure, "default", key_id_of(self._pepper, secret), digest, SCOPES)
 
     async def keep_fresh(self) -> None:
         """Looks the seen keys up anew, for ever."""
@@ -104,7 +104,7 @@ class Authenticator:
 
     async def _verify(self, header: bytes | None) -> Principal:
         secret = _bearer(header)
-        record = await self._lookup(key_id_of(secret))
+        record = await self._lookup(key_id_of(self._pepper, secret))
         digest = digest_of(self._pepper, secret)
         # Compared in constant time, and also when there is no such key, which then takes as long.
         if not hmac.compare_digest(record.digest if record else b"\0" * 32, digest) or record is None:

@@ -42,7 +42,7 @@ async def read_catalog(request: StrictRequest, store: NamedDependency[Store]) ->
     return to_document(catalog)
 
 
-@put("/v1/catalog", opt={"scopes": ("admin",)}, summary="Compare and apply a whole catalog")
+@put("/v1/catalog", opt={"scopes": ("admin",), "query": ("dry_run",)}, summary="Compare and apply a whole catalog")
 async def write_catalog(
     request: StrictRequest,
     store: NamedDependency[Store],

@@ -2,6 +2,7 @@
 would cost more than the decision itself (docs/decisions/007).
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -40,7 +41,7 @@ class HotPath:
         self._admission = admission
         self._authenticator = authenticator
         self._untold = 0
-        self._tell_again_at = 0.0
+        self._is_telling = False
 
     async def consume(self, scope: Any, receive: Receive, send: Send) -> None:
         await self._serve("/v1/consume", self._consume, scope, receive, send)
@@ -62,18 +63,19 @@ class HotPath:
         return answers.checked(decision, catalog)
 
     def _tell_of(self, error: Exception, route: str, ident: str, status: int) -> None:
-        # While Redis is away every request fails: one line a second says so, and how many it stands for.
-        self._untold += 1
-        if time.monotonic() >= self._tell_again_at:
-            log.warning(
-                "requests were not served",
-                requests=self._untold,
-                route=route,
-                request_id=ident,
-                status=status,
-                reason=str(error),
-            )
-            self._untold, self._tell_again_at = 0, time.monotonic() + TELL_EVERY_S
+        # While Redis is away every request fails: the first is told at once, the others once a second, as a number.
+        if self._is_telling:
+            self._untold += 1
+            return
+        reason = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
+        log.warning("a request was not served", route=route, request_id=ident, status=status, reason=reason)
+        self._is_telling = True
+        asyncio.get_running_loop().call_later(TELL_EVERY_S, self._tell_the_rest)
+
+    def _tell_the_rest(self) -> None:
+        if self._untold:
+            log.warning("more requests were not served", requests=self._untold)
+        self._untold, self._is_telling = 0, False
 
     async def _serve(
         self,

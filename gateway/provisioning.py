@@ -73,8 +73,10 @@ def opening(account: AccountName, now_ms: int, reading: Reading) -> Opening:
         granted = replace(granted, kind=period.kind)
     same = next((balance for balance in running if balance.period == period), None)
     # Units that were counted in another window, which still runs and which a plan change cut short, are kept.
-    other = next((balance for balance in running if balance.used), None) if same is None else None
-    found = same or other
+    other = None
+    if same is None or same.used == 0:
+        other = next((balance for balance in running if balance.used and balance is not same), None)
+    found = other or same
     cut = None
     if other is not None:
         cut = (other.period, Terms(other.plan, other.period.kind, None, ()))
@@ -149,7 +151,7 @@ class Provisioner:
             if isinstance(reply, QuotagateError):
                 future.set_exception(reply)
             elif isinstance(reply, Exception):
-                future.set_exception(CountersUnavailable(f"the counters refuse to write: {reply}"))
+                future.set_exception(CountersUnavailable("the counters refuse to write; nothing was charged"))
             else:
                 future.set_result(reply.decode())
 

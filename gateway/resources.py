@@ -39,6 +39,9 @@ async def scope_guard(connection: ASGIConnection[Any, Any, Any, Any], handler: B
     """Lets a request through if its key has one of the scopes that the handler names."""
     if connection.scope["method"] == "OPTIONS":  # type: ignore[typeddict-item]
         return  # Litestar's own handler, which tells the methods of a route and nothing else
+    unknown = set(connection.query_params) - set(handler.opt.get("query", ()))
+    if unknown:
+        raise InvalidRequest(f"this route knows no query parameter {min(unknown)}", field=min(unknown))
     wanted: tuple[str, ...] = handler.opt["scopes"]
     if not wanted:
         return

@@ -37,12 +37,10 @@ def living(connection: Connection, ids: Sequence[str]) -> dict[str, KeyRecord]:
 
 
 def ensure(connection: Connection, tenant: str, key_id: str, digest: bytes, scopes: Sequence[str]) -> None:
-    """Makes the tenant and the key if they are missing; a key that was revoked stays revoked, one whose pepper changed
-    takes the new digest.
-    """
+    """Makes the tenant and the key if they are missing; a key that was revoked stays revoked."""
     connection.execute(insert(tenants).values(tenant=tenant).on_conflict_do_nothing())
     connection.execute(
         insert(api_keys)
         .values(id=key_id, tenant=tenant, digest=digest, scopes=list(scopes), created_at=func.now())
-        .on_conflict_do_update(index_elements=["id"], set_={"digest": digest})
+        .on_conflict_do_nothing()
     )

@@ -13,6 +13,11 @@ def count(connection: Connection) -> int:
     return int(connection.execute(text("SELECT count(*) FROM shards")).scalar_one())
 
 
+def store_id(connection: Connection) -> str:
+    """The name of this ledger, as the shards' heads in Redis repeat it."""
+    return str(connection.execute(text("SELECT id FROM store")).scalar_one())
+
+
 def offsets(connection: Connection) -> dict[int, Place]:
     """The last entry of each shard that the ledger holds."""
     rows = connection.execute(select(shards.c.shard, shards.c.offset_epoch, shards.c.offset_n).order_by(shards.c.shard))

@@ -4,9 +4,10 @@ All functions of this package take a SQLAlchemy `Connection` and block; an async
 so that each statement is written once.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine, text
@@ -20,6 +21,8 @@ ALL_TENANTS = "*"
 """The scope of whoever serves every tenant at once; no tenant can have this name."""
 CONNECT_TIMEOUT_S = 3
 POOL_TIMEOUT_S = 3.0
+DEADLINE_S = 5.0
+"""Far more than any statement of the gateway takes; a caller is told then that Postgres hangs."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -75,6 +78,7 @@ class Store:
     """The ledger for async callers."""
 
     def __init__(self, url: str, pool_size: int = 8) -> None:
+        self._unfinished: set[asyncio.Future[Any]] = set()
         self._engine: AsyncEngine = create_async_engine(
             url,
             pool_size=pool_size,
@@ -96,8 +100,24 @@ class Store:
         self, tenant: str, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Calls `function(connection, …)` in one transaction of a tenant's scope."""
-        async with self.transaction(tenant) as connection:
-            return await connection.run_sync(function, *args, **kwargs)
+
+        async def call() -> T:
+            async with self.transaction(tenant) as connection:
+                return await connection.run_sync(function, *args, **kwargs)
+
+        return await self.bounded(call())
+
+    async def bounded(self, work: Coroutine[Any, Any, T]) -> T:
+        """What the work returns; LedgerUnavailable if Postgres hangs. The work is then left to end by itself, because
+        cancelling it asks the server that hangs."""
+        task = asyncio.ensure_future(work)
+        self._unfinished.add(task)
+        task.add_done_callback(self._unfinished.discard)
+        done, _ = await asyncio.wait({task}, timeout=DEADLINE_S)
+        if not done:
+            task.cancel()
+            raise LedgerUnavailable(f"the ledger did not answer within {DEADLINE_S:.0f} s")
+        return task.result()
 
     async def close(self) -> None:
         await self._engine.dispose()

@@ -14,6 +14,7 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     Text,
+    Uuid,
     func,
     text,
 )
@@ -27,6 +28,14 @@ def _instant(name: str, *, nullable: bool = False, now: bool = False) -> Column[
 
 
 tenants = Table("tenants", metadata, Column("tenant", Text, primary_key=True), _instant("created_at", now=True))
+
+# One row: the name of this ledger. Every shard's head in Redis repeats it, so that no other Redis is drained into it.
+store = Table(
+    "store",
+    metadata,
+    Column("id", Uuid, primary_key=True, server_default=func.gen_random_uuid()),
+    Index("there_is_one_store", text("(true)"), unique=True),
+)
 
 # The offset of the drain lives here, so that it moves in the transaction that writes the entries.
 shards = Table(

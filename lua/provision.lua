@@ -43,12 +43,12 @@ end
 
 if lives then
   used, entry = account[2], account[6]
+  local is_over = account[4] ~= '-' and now_ms >= tonumber(account[4])
   if window == 'keep' then
+    -- Also one that is over: the roll that follows closes it, once.
     start, period_end = account[3], account[4]
     terms = string.match(terms, '^%S+') .. string.match(account[5], '^%S+(.*)$')
-  end
-  local is_over = account[4] ~= '-' and now_ms >= tonumber(account[4])
-  if is_over then
+  elseif is_over then
     journal('close', '0', used, account[3], account[4], account[5])
     used = '0'
   elseif used ~= '0' and (account[3] ~= start or kind_of(account[5]) ~= kind_of(terms)) then

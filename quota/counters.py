@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import redis.asyncio
 from redis import Redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 import lua
 from quota import keys, protocol
@@ -106,7 +106,8 @@ class Counters:
             texts = await self.run(protocol.consume([step for step, _ in batch], self._record_ttl_ms))
             replies = [protocol.parsed_reply(text.decode()) for text in texts]
         except Exception as error:  # whatever it was, the callers are waiting for it
-            _fail(batch, error)
+            _fail((each for each in batch if each[0].consumes), _of_unknown_outcome(error))
+            _fail((each for each in batch if not each[0].consumes), error)
             if isinstance(error.__cause__, TimeoutError):
                 # Redis hangs: who waited behind this call has waited as long, and must not wait for another.
                 waiting, self._waiting = list(self._waiting), deque()
@@ -124,11 +125,11 @@ class Counters:
         try:
             return await self._within_deadline(trip)
         except TimeoutError as error:
-            raise CountersUnavailable(
-                "the counters did not answer in time; whether anything was charged is unknown"
-            ) from error
-        except RedisError as error:
-            raise CountersUnavailable(f"the counters cannot be reached: {error}") from error
+            raise CountersUnavailable("the counters did not answer in time") from error
+        except ResponseError as error:
+            raise CountersUnavailable("the counters refuse to write; nothing was changed") from error
+        except RedisError as error:  # its text names our addresses: it is for the log alone
+            raise CountersUnavailable("the counters cannot be reached") from error
 
     async def _run(self, call: Call) -> Any:
         script = SCRIPTS[call.script]
@@ -171,11 +172,18 @@ class Counters:
 
     async def epochs(self, shards: list[int]) -> dict[int, int | None]:
         """The epoch in each shard's head, None where there is no head."""
+        found = await self._heads(shards, "epoch")
+        return {shard: None if epoch is None else int(epoch) for shard, epoch in zip(shards, found, strict=True)}
+
+    async def stores(self, shards: list[int]) -> set[str]:
+        """The names of the ledgers that the shards' heads say they belong to."""
+        return {name.decode() for name in await self._heads(shards, "store") if name}
+
+    async def _heads(self, shards: list[int], field: str) -> list[bytes | None]:
         pipeline = self._connection.pipeline(transaction=False)
         for shard in shards:
-            pipeline.hget(keys.head(shard), "epoch")
-        found = await self._told(pipeline.execute())
-        return {shard: None if epoch is None else int(epoch) for shard, epoch in zip(shards, found, strict=True)}
+            pipeline.hget(keys.head(shard), field)
+        return list(await self._told(pipeline.execute()))
 
     async def ping(self) -> None:
         """Raises CountersUnavailable when Redis does not answer."""
@@ -185,8 +193,8 @@ class Counters:
         """What the server says of itself, and its appendfsync; None where CONFIG may not be read."""
         try:
             info = await self._connection.info()
-        except RedisError as error:
-            raise CountersUnavailable(f"the counters cannot be reached: {error}") from error
+        except RedisError as error:  # told to whoever starts a process, who needs the address
+            raise CountersUnavailable(f"Redis cannot be reached: {error}") from error
         try:
             config = await self._connection.config_get("appendfsync")
         except RedisError:
@@ -198,6 +206,14 @@ class Counters:
         if self._sending:
             await asyncio.wait(self._sending, timeout=self._deadline_s)
         await self._connection.aclose()
+
+
+def _of_unknown_outcome(error: Exception) -> Exception:
+    if not isinstance(error, CountersUnavailable) or isinstance(error.__cause__, ResponseError):
+        return error
+    told = CountersUnavailable(f"{error}; whether anything was charged is unknown")
+    told.__cause__ = error.__cause__
+    return told
 
 
 def _fail(batch: Iterable[Waiting], error: Exception) -> None:

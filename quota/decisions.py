@@ -106,11 +106,6 @@ def _charged(state: AccountState) -> Charged:
     )
 
 
-def free(demand: Demand, now_ms: int) -> Decision:
-    """The decision on an operation that costs nothing."""
-    return Decision(True, demand.subject, (), now_ms, operation=demand.operation)
-
-
 def decision(demand: Demand, shard: int, reply: Reply) -> Decision:
     """The decision that an `allowed` or `denied` reply stands for."""
     charges = tuple(map(_charged, reply.accounts))

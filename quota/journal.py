@@ -119,6 +119,14 @@ class Journal:
     def __init__(self, connection: "Redis") -> None:
         self._connection = connection
 
+    def foreign(self, shards: Sequence[int], store: str) -> list[int]:
+        """Those of the shards that belong to another ledger."""
+        pipeline = self._connection.pipeline(transaction=False)
+        for shard in shards:
+            pipeline.hget(keys.head(shard), "store")
+        names = pipeline.execute()
+        return [shard for shard, name in zip(shards, names, strict=True) if name and name.decode() != store]
+
     def wait(self, after: Mapping[int, Place], block_ms: int) -> list[int]:
         """The shards that have an entry after the given place, as soon as one has, else [] after `block_ms`."""
         streams: dict[Any, Any] = {keys.journal(shard): str(place) for shard, place in after.items()}

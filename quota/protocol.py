@@ -253,5 +253,5 @@ def publish(shard: int, tenant: str, catalog_version: int, account_keys: Sequenc
     return Call("publish", (keys.head(shard), *account_keys), (keys.catalog_field(tenant), catalog_version))
 
 
-def begin_epoch(shard: int, epoch: int) -> Call:
-    return Call("begin_epoch", (keys.head(shard),), (epoch,))
+def begin_epoch(shard: int, epoch: int, store: str) -> Call:
+    return Call("begin_epoch", (keys.head(shard),), (epoch, store))

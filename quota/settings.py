@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from quota.errors import Unsafe
 
 DURABILITIES = ("always", "everysec", "none")
+MAX_SHARDS = 1024
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -84,7 +85,9 @@ class Settings:
     deadline_ms: int = _setting(
         _whole(1, 10_000), 50, "how long one trip to Redis may take before the caller gets a 503"
     )
-    shards: int = _setting(_whole(1, 1024), 64, "number of shards; fixed when the store is initialised by migrate")
+    shards: int = _setting(
+        _whole(1, MAX_SHARDS), 64, "number of shards; fixed when the store is initialised by migrate"
+    )
     idempotency_ttl_s: int = _setting(_whole(60, 604_800), 86_400, "how long an idempotency key is remembered")
     drain_hold_s: int = _setting(_whole(1, 60), 5, "how long one drain job holds on before the next takes over")
     reconcile_every_s: int = _setting(_whole(5, 86_400), 60, "seconds from one reconciliation to the next")

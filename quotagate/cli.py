@@ -99,7 +99,7 @@ def scheduler() -> None:
     """Start jobs when they are due."""
     from quotagate.parts import run_scheduler
 
-    run_scheduler(os.environ)
+    sys.exit(run_scheduler(os.environ))
 
 
 @main.command()

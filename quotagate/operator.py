@@ -18,6 +18,7 @@ from quota.settings import Settings, variable
 from quotagate.catalog_file import read_catalog
 
 KEY_SECRET_BYTES = 32
+LATE_AFTER_S = 30
 
 
 def stores(environment: Mapping[str, str], data: Path, *required: str) -> Settings:
@@ -123,7 +124,7 @@ def run_key_create(
 
     checked_identifier(tenant, "tenant")
     secret = f"qg_{secrets.token_hex(6)}_{secrets.token_urlsafe(KEY_SECRET_BYTES)}"
-    key_id = key_id_of(secret)
+    key_id = key_id_of(settings.key_pepper, secret)
     with transaction(connect(settings.database_url), tenant) as connection:
         api_keys.ensure(connection, tenant, key_id, digest_of(settings.key_pepper, secret), scopes)
     if as_json:
@@ -158,4 +159,21 @@ async def _findings(settings: Settings) -> list[str]:
         return str(error).splitlines()
     finally:
         await gateway.close()
-    return []
+    return _late_drain(settings)
+
+
+def _late_drain(settings: Settings) -> list[str]:
+    """A finding if entries have waited for the ledger for so long that nobody can be draining."""
+    import redis
+
+    from ledger import shards
+    from ledger.store import ALL_TENANTS, connect, transaction
+    from quota.journal import Journal
+
+    journal = Journal(redis.Redis.from_url(settings.redis_url))
+    with transaction(connect(settings.database_url), ALL_TENANTS) as connection:
+        oldest_ms = journal.oldest_ms(shards.offsets(connection))
+    late_s = 0 if oldest_ms is None else (journal.now_ms() - oldest_ms) // 1000
+    if late_s < LATE_AFTER_S:
+        return []
+    return [f"the ledger is {late_s} s behind the counters: are `quotagate worker` and `quotagate scheduler` running?"]

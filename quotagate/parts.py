@@ -4,8 +4,10 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import structlog
 
 from quota.errors import Unsafe
 from quota.logs import configure
@@ -74,16 +76,28 @@ def run_worker(environment: Mapping[str, str], role: str | None) -> int:
     from workers.main import run
 
     configure(settings.log_level, f"worker-{role}")
-    run(settings, role)
-    return 0
+    return _until_redis_goes(lambda: run(settings, role))
 
 
-def run_scheduler(environment: Mapping[str, str]) -> None:
+def run_scheduler(environment: Mapping[str, str]) -> int:
+    """Serves until it is told to stop."""
     settings = Settings.from_environment(environment, required=("redis_url",))
     from workers.schedule import run
 
     configure(settings.log_level, "scheduler")
-    run(settings)
+    return _until_redis_goes(lambda: run(settings))
+
+
+def _until_redis_goes(serve: Callable[[], None]) -> int:
+    """0 after a stop; 1 when Redis went away, with one line in the log: whoever supervises starts the process again."""
+    from redis.exceptions import RedisError
+
+    try:
+        serve()
+    except RedisError as error:
+        structlog.get_logger().error("Redis went away", reason=str(error))
+        return 1
+    return 0
 
 
 def run_migrate(environment: Mapping[str, str]) -> None:

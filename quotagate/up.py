@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ class Up:
                     f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): choose another --port"
                 ) from error
             redis_url = settings.redis_url or self._start_valkey()
+            _reach_redis(redis_url)  # before anything is changed in a database that belongs to somebody
             owner_url, application_url = self._start_postgres()
             env = self._child_environment(redis_url, application_url)
             self._start_parts(env, listener)
@@ -82,8 +84,10 @@ class Up:
                 data=self._data,
                 took_s=time.monotonic() - started,
             )
-            failure = self._supervisor.watch()
-            (self._data / "urls.json").unlink(missing_ok=True)
+            try:
+                failure = self._supervisor.watch()
+            finally:
+                (self._data / "urls.json").unlink(missing_ok=True)
         if failure is not None:
             sys.stderr.write(f"quotagate: {failure}\n")
         return 0 if failure is None else 1
@@ -131,7 +135,9 @@ class Up:
             application_url = settings.database_url
         else:
             password = kept_password(self._data / "application.password")
-            url = make_url(owner_url).set(username=APPLICATION_LOGIN, password=password)
+            # A login of this folder's own: another `up` on the same server must not change the password of ours.
+            name = f"{APPLICATION_LOGIN}_{sha256(password.encode()).hexdigest()[:8]}"
+            url = make_url(owner_url).set(username=name, password=password)
             application_url = url.render_as_string(hide_password=False)
         parts.migrate(owner_url, application_url, settings.shards)
         return owner_url, application_url
@@ -177,6 +183,15 @@ def _call(method: str, url: str, key: str | None = None, body: bytes | None = No
             return content
     except urllib.error.HTTPError as error:
         raise Unsafe(f"{method} {url} answered {error.code}: {error.read().decode(errors='replace')}") from error
+
+
+def _reach_redis(url: str) -> None:
+    import redis
+
+    try:
+        redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=5).ping()
+    except redis.RedisError as error:
+        raise Unsafe(f"QUOTAGATE_REDIS_URL cannot be reached: {error}") from error
 
 
 def _may_own(url: str) -> bool:

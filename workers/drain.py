@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine
 
 from ledger import entries, reconciliations, shards
 from ledger.store import ALL_TENANTS, transaction
+from quota.errors import Unsafe
 from quota.journal import Entry, Journal, Place, parsed_entry
 
 MAX_BATCH_ENTRIES = 20_000
@@ -46,6 +47,7 @@ class Drain:
         self._engine = engine
         with transaction(engine, ALL_TENANTS) as connection:
             self._offsets = shards.offsets(connection)
+            self._store_id = shards.store_id(connection)
         # Whoever drained before may have been killed after its commit and before it trimmed.
         self._has_leftovers = True
 
@@ -85,6 +87,11 @@ class Drain:
                 time.sleep(LOCKED_PAUSE_S)
                 return None
             self._offsets |= locked
+            if foreign := self._journal.foreign(list(locked), self._store_id):
+                raise Unsafe(
+                    f"shard {foreign[0]} in this Redis belongs to another ledger, and its entries are not taken: "
+                    "QUOTAGATE_REDIS_URL and QUOTAGATE_DATABASE_URL do not belong together"
+                )
             batch, through = self._read(connection, locked, most)
             inserted = self._write(connection, batch) if batch else 0
             if through:

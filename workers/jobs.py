@@ -3,15 +3,26 @@
 RQ only triggers. What is left to do stands in the journal and in the ledger.
 """
 
+import structlog
+from redis.exceptions import RedisError
+
+from quota.errors import LedgerUnavailable, Unsafe
 from workers import metrics, queues
 from workers.context import context
 from workers.drain import Drained
+
+log = structlog.get_logger()
 
 
 def drain() -> int:
     """Drains for a hold, then makes sure that the next drain is queued."""
     held = context()
-    moved = held.drain.run(held.settings.drain_hold_s, held.stopping.is_set, _report)
+    try:
+        moved = held.drain.run(held.settings.drain_hold_s, held.stopping.is_set, _report)
+    except (LedgerUnavailable, RedisError, Unsafe) as error:
+        # Nothing is lost: the watchdog queues the next drain, which begins where this one began.
+        log.error("the drain was cut short", reason=str(error).splitlines()[0])
+        return 0
     if not held.stopping.is_set():
         queues.ensure_drain(held.broker)
     return moved

@@ -51,7 +51,8 @@ class OnceQueued(Scheduler):  # type: ignore[misc]
 
     def enqueue_jobs(self) -> list[Job]:
         # The broker may be the Redis that was just lost, and nothing would ever be due again.
-        if self.connection.zcard(self.scheduled_jobs_key) < len(_jobs(self.settings)):
+        names = [f"quotagate-{job}" for _, job, _ in _jobs(self.settings)]
+        if None in self.connection.zmscore(self.scheduled_jobs_key, names):
             self.plan()
         found: list[Job] = super().enqueue_jobs()
         return found
@@ -68,7 +69,7 @@ def _jobs(settings: Settings) -> tuple[tuple[str, str, int], ...]:
     """Queue, name and seconds from one run to the next."""
     return (
         (queues.WATCH, "watchdog", WATCHDOG_EVERY_S),
-        (queues.JOBS, "announce", ANNOUNCE_EVERY_S),
+        (queues.WATCH, "announce", ANNOUNCE_EVERY_S),
         (queues.JOBS, "reconcile", settings.reconcile_every_s),
         (queues.JOBS, "make_partitions", PARTITIONS_EVERY_S),
     )

@@ -63,7 +63,7 @@ class Shard:
 
     def open(self, metric: str = "m", limit: int | None = 10, **changes: Any) -> "Shard":
         """Begins epoch 1, and provisions an account in it."""
-        self.run(protocol.begin_epoch(self.number, 1))
+        self.run(protocol.begin_epoch(self.number, 1, ""))
         assert self.provision(self.opening(metric, limit, **changes)) == "provisioned"
         return self
 

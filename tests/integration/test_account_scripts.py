@@ -111,7 +111,7 @@ class TestProvision:
     def test_an_account_of_an_older_epoch_is_written_anew_once_its_entries_are_drained(self, shard: Shard) -> None:
         shard.open().consume(shard.step(4))
         shard.connection.hset(shard.key(), "held", "3")
-        shard.run(protocol.begin_epoch(SHARD, 2))
+        shard.run(protocol.begin_epoch(SHARD, 2, ""))
         before = shard.everything()
         assert shard.provision(shard.opening(used=4), epoch=2) == "undrained"
         assert shard.everything() == before
@@ -213,6 +213,17 @@ class TestProvision:
         assert shard.connection.pttl(shard.key()) == -1
         assert_statement(shard)
 
+    def test_a_lost_plan_whose_window_is_over_is_closed_once_and_by_the_roll(self, shard: Shard) -> None:
+        old, new = shard.window(-40, -10), shard.window()
+        shard.open(period=old, used=5, entry="1-40")
+        nobody = on_plan(None, 0, PeriodKind.LIFETIME)
+        shard.provision(shard.opening(entitlement=nobody, period=NOTHING, ttl_ms=60_000, keeps_window=True))
+        assert shard.entries() == []
+        assert old.end_ms is not None
+        assert shard.run(protocol.roll(SHARD, shard.key(), old.end_ms, new, about_of("m"))) == "rolled"
+        assert moves(shard.entries()) == [("close", 0, 0, 5)]
+        assert shard.account()["used"] == "0"
+
 
 class TestRoll:
     def roll(self, shard: Shard, seen: Period, to: Period) -> str:
@@ -255,7 +266,7 @@ class TestRoll:
         old = shard.window(-40, -10)
         assert self.roll(shard, old, shard.window()) == "moved"
         assert shard.everything() == {}
-        shard.open(period=old).run(protocol.begin_epoch(SHARD, 2))
+        shard.open(period=old).run(protocol.begin_epoch(SHARD, 2, ""))
         before = shard.everything()
         assert self.roll(shard, old, shard.window()) == "moved"
         assert shard.everything() == before
@@ -284,12 +295,12 @@ class TestPublish:
 
 class TestBeginEpoch:
     def test_a_head_is_made_once_and_only_a_greater_epoch_wins(self, shard: Shard) -> None:
-        said = [shard.run(protocol.begin_epoch(SHARD, epoch)) for epoch in (9, 9, 8, 10, 9, 11)]
+        said = [shard.run(protocol.begin_epoch(SHARD, epoch, "")) for epoch in (9, 9, 8, 10, 9, 11)]
         assert said == ["begun", "kept", "kept", "begun", "kept", "begun"]
-        assert shard.connection.hgetall(keys.head(SHARD)) == {b"epoch": b"11"}
+        assert shard.connection.hgetall(keys.head(SHARD)) == {b"epoch": b"11", b"store": b""}
 
     def test_a_new_epoch_keeps_what_the_head_knows_of_catalogs(self, shard: Shard) -> None:
         shard.open().run(protocol.publish(SHARD, "t", 4))
-        shard.run(protocol.begin_epoch(SHARD, 2))
+        shard.run(protocol.begin_epoch(SHARD, 2, ""))
         head = shard.connection.hgetall(keys.head(SHARD))
         assert (head[b"epoch"], head[keys.catalog_field("t").encode()], head[b"fence"]) == (b"2", b"4", b"1")

@@ -184,7 +184,7 @@ def test_a_server_that_forgot_the_scripts_is_sent_them_once_more(stores: Stores,
             shard.connection.script_flush()
             await held.decide(shard.step(1))
             shard.connection.script_flush()
-            return await held.run_all([protocol.publish(3, "t", 1), protocol.begin_epoch(4, 1)])
+            return await held.run_all([protocol.publish(3, "t", 1), protocol.begin_epoch(4, 1, "")])
 
     assert within(ask()) == [0, b"begun"]
     assert shard.account()["used"] == "1"
@@ -195,7 +195,7 @@ def test_calls_in_a_row_go_out_a_hundred_a_trip_and_a_failed_one_stays_alone(sto
 
     async def ask() -> tuple[list[Any], dict[int, int | None]]:
         async with counting(stores.redis_url) as (held, _):
-            replies = await held.run_all([protocol.begin_epoch(number, 1) for number in range(250)])
+            replies = await held.run_all([protocol.begin_epoch(number, 1, "") for number in range(250)])
             shard.connection.delete(keys.head(7))
             return replies, await held.epochs([0, 7, 249])
 
@@ -250,7 +250,7 @@ def test_a_server_that_never_answers_holds_nobody_longer_than_the_deadline(calle
 def test_every_other_door_keeps_the_deadline_too(door: str) -> None:
     async def ask() -> float:
         async with Silent() as url, counting(url, DEADLINE_S) as (held, _):
-            call = protocol.begin_epoch(0, 1)
+            call = protocol.begin_epoch(0, 1, "")
             doors = {
                 "run": lambda: held.run(call),
                 "run_all": lambda: held.run_all([call]),

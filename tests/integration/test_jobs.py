@@ -43,7 +43,7 @@ class TestAnnouncer:
     def begin(self, pipeline: Pipeline) -> Shard:
         """A subject `u` of tenant `t` in the shard that is its own."""
         for number in range(SHARDS):
-            pipeline.shard.run(protocol.begin_epoch(number, 1))
+            pipeline.shard.run(protocol.begin_epoch(number, 1, ""))
         shard = Shard(pipeline.connection, keys.shard_of("t", "u", SHARDS)).open()
         with transaction(pipeline.engine, ALL_TENANTS) as connection:
             catalogs.apply(connection, "t", parse_toml(CATALOG), "test", dry_run=False)
@@ -140,7 +140,7 @@ class TestJobs:
         connection.flushall()
         scheduler.enqueue_jobs()
         assert sorted(connection.zrange(scheduler.scheduled_jobs_key, 0, -1)) == sorted(planned)
-        assert queues.queue(queues.WATCH, connection).job_ids == ["quotagate-watchdog"]
+        assert sorted(queues.queue(queues.WATCH, connection).job_ids) == ["quotagate-announce", "quotagate-watchdog"]
 
     def test_a_scheduled_job_is_json_before_and_after_it_is_queued(self, connection: "redis.Redis") -> None:
         scheduler, job = self.scheduled(connection)

@@ -64,7 +64,7 @@ class TestReconcile:
     def test_an_account_of_an_older_epoch_is_no_drift(self, pipeline: Pipeline) -> None:
         pipeline.shard.open("m").open("n").consume(pipeline.shard.step(3), pipeline.shard.step(2, metric="n"))
         pipeline.drained()
-        pipeline.shard.run(protocol.begin_epoch(3, 2))
+        pipeline.shard.run(protocol.begin_epoch(3, 2, ""))
         pipeline.shard.provision(pipeline.shard.opening(used=3, entry="1-0"), epoch=2)
         pipeline.shard.consume(pipeline.shard.step(1))
         assert pipeline.reconcile().run_once().drifted == 0

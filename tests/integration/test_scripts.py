@@ -167,7 +167,7 @@ class TestConsume:
         assert shard.account()["used"] == "0"
 
     def test_an_account_of_an_older_epoch_is_stale(self, shard: Shard) -> None:
-        shard.open().run(protocol.begin_epoch(SHARD, 2))
+        shard.open().run(protocol.begin_epoch(SHARD, 2, ""))
         (reply,) = shard.consume(shard.step(1))
         assert (reply.outcome, reply.epoch, reply.accounts[0].verdict) == (Outcome.UNREADY, 2, Verdict.STALE)
 
@@ -256,7 +256,7 @@ def test_a_full_memory_refuses_a_script_up_front(connection: "redis.Redis", name
         "provision": protocol.provision(SHARD, 1, "0", shard.opening("new")),
         "roll": protocol.roll(SHARD, shard.key("old"), old.end_ms or 0, shard.window(), about_of("old")),
         "publish": protocol.publish(SHARD, "t", 2, [shard.key()]),
-        "begin_epoch": protocol.begin_epoch(SHARD, 2),
+        "begin_epoch": protocol.begin_epoch(SHARD, 2, ""),
     }[name]
     connection.config_set("maxmemory", 1)
     try:

@@ -10,6 +10,11 @@ CREATE TABLE tenants (
     tenant text PRIMARY KEY,
     created_at timestamptz NOT NULL DEFAULT now()
 );
+CREATE TABLE store (
+    id uuid PRIMARY KEY DEFAULT gen_random_uuid()
+);
+CREATE UNIQUE INDEX there_is_one_store ON store ((true));
+INSERT INTO store DEFAULT VALUES;
 CREATE TABLE shards (
     shard integer PRIMARY KEY,
     epoch bigint NOT NULL DEFAULT 0,
@@ -127,7 +132,7 @@ GRANT SELECT, INSERT ON tenants, entries, catalogs, reconciliations, incidents T
 GRANT SELECT, INSERT, UPDATE ON balances, subscriptions, api_keys TO quotagate_app;
 GRANT SELECT, INSERT, DELETE ON announcements TO quotagate_app;
 GRANT SELECT, UPDATE ON shards TO quotagate_app;
-GRANT SELECT ON alembic_version TO quotagate_app;
+GRANT SELECT ON alembic_version, store TO quotagate_app;
 """
 
 # '*' cannot be a tenant's name: it is the scope of the workers, who move every tenant's entries.
