@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from gateway.catalog_cache import CatalogCache
-from gateway.epochs import begin_missing
+from gateway.epochs import Epochs
 from gateway.provisioning import Missing, Provisioner
 from ledger.store import Store
 from quota import keys, protocol
@@ -30,7 +30,7 @@ class Admission:
     def __init__(self, counters: Counters, store: Store, shard_count: int) -> None:
         self.catalogs = CatalogCache(store)
         self._counters = counters
-        self._store = store
+        self._epochs = Epochs(counters, store)
         self._shard_count = shard_count
         self._provisioner = Provisioner(counters, store)
 
@@ -119,7 +119,7 @@ class Admission:
             case Outcome.FAILED:
                 raise CountersUnavailable(f"the journal refused the entry, nothing was charged: {reply.reason}")
             case Outcome.UNINITIALISED:
-                await begin_missing(self._counters, self._store, [shard])
+                await self._epochs.begin(shard)
         missing = []
         for state in reply.accounts:
             account = AccountName(demand.tenant, demand.subject, state.metric)

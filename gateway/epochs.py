@@ -4,6 +4,8 @@ Postgres gives out the epochs. The row stays locked from the look at Redis to th
 see the loss at once one begins the epoch and the others find it begun.
 """
 
+import asyncio
+
 import structlog
 
 from ledger import reconciliations, shards
@@ -13,6 +15,28 @@ from quota.counters import Counters
 from quota.errors import CountersUnavailable
 
 log = structlog.get_logger()
+
+
+class Epochs:
+    """Begins epochs for the requests of one process. A lost Redis fails all of them at once: they share one look."""
+
+    def __init__(self, counters: Counters, store: Store) -> None:
+        self._counters = counters
+        self._store = store
+        self._wanted: set[int] = set()
+        self._next: asyncio.Task[int] | None = None
+
+    async def begin(self, shard: int) -> None:
+        """Returns once the shard has a head."""
+        self._wanted.add(shard)
+        if self._next is None:
+            self._next = asyncio.create_task(self._begin_wanted())
+        await asyncio.shield(self._next)
+
+    async def _begin_wanted(self) -> int:
+        # Runs in the next turn of the loop, when everybody of this turn has named a shard.
+        wanted, self._wanted, self._next = sorted(self._wanted), set(), None
+        return await begin_missing(self._counters, self._store, wanted)
 
 
 async def begin_missing(counters: Counters, store: Store, wanted: list[int]) -> int:
