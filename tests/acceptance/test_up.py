@@ -60,15 +60,29 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 def _descendants(system: System) -> list[psutil.Process]:
     assert system.process is not None
     found = psutil.Process(system.process.pid).children(recursive=True)
-    lines = [" ".join(process.cmdline()) for process in found if process.status() != psutil.STATUS_ZOMBIE]
+    lines = [_line(process) for process in found]
     for part in PARTS:
         assert any(part in line for line in lines), f"{part} does not run: {lines}"
     return found
 
 
+def _line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # one of Postgres's own that has just ended
+        return ""
+
+
 def _living(processes: list[psutil.Process]) -> list[psutil.Process]:
-    # A zombie has ended; whoever inherited it has only not looked yet.
-    return [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+    return [each for each in processes if _lives(each)]
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        # A zombie has ended; whoever inherited it has only not looked yet.
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _use(system: System, amount: int = 1) -> int:

@@ -15,8 +15,9 @@ def _server(system: System, name: str) -> psutil.Process:
     port = int(system.urls[name].rsplit(":", 1)[1].split("/")[0])
     assert system.process is not None
     for process in psutil.Process(system.process.pid).children():
-        if any(each.laddr.port == port and each.status == psutil.CONN_LISTEN for each in process.net_connections()):
-            return process
+        with contextlib.suppress(psutil.Error):  # a part that is just being started again
+            if any(each.laddr.port == port and each.status == psutil.CONN_LISTEN for each in process.net_connections()):
+                return process
     raise AssertionError(f"nothing of this system listens on {port}")
 
 
