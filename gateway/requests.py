@@ -1,4 +1,4 @@
-"""What callers send, checked at the door: bodies, ids, idempotency keys. Nothing is converted, nothing ignored."""
+"""What callers send, checked at the door: bodies, ids, idempotency keys. No value is converted, no field is ignored."""
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
