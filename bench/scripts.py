@@ -10,7 +10,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -19,17 +19,18 @@ from redis import Redis
 from bench.redis_load import Wire, Work, pack, work
 from quota import keys, protocol
 from quota.counters import SCRIPTS
+from quota.demands import Asked, Demand, step
 from quota.entitlement import Entitlement
+from quota.formats import CapState, GrantState
 from quota.identifiers import MAX_AMOUNT
-from quota.journal import About, encode_about
 from quota.keys import AccountName
 from quota.periods import PeriodKind, period_at
-from quota.protocol import Charge, Opening, Step
+from quota.protocol import Mode, Opening, Step
 from quotagate.data_folder import free_port
 from quotagate.embedded import valkey_part, valkey_url
 from quotagate.supervisor import Supervisor
 
-TENANT, METRIC = "default", "api_calls"
+TENANT, METRIC, RICH_METRIC = "default", "api_calls", "credits"
 SUBJECTS = 10_000
 SHARDS = 64
 CATALOG_VERSION = 1
@@ -80,30 +81,38 @@ def _shard(name: str) -> int:
     return keys.shard_of(TENANT, name, SHARDS)
 
 
-def _step(chance: random.Random, *, consumes: bool, amount: int, with_key: bool) -> Step:
+def _step(chance: random.Random, *, mode: Mode, amount: int, with_key: bool, metric: str) -> Step:
     name = subject(chance.randrange(SUBJECTS))
     shard = _shard(name)
     idempotency_key = str(uuid.UUID(int=chance.getrandbits(128))) if with_key else None
-    about = b""
-    if consumes:
-        request_id = uuid.UUID(int=chance.getrandbits(128)).hex
-        told = About(tenant=TENANT, subject=name, metric=METRIC, request_id=request_id, idempotency_key=idempotency_key)
-        about = encode_about(told)
-    charge = Charge(AccountName(TENANT, name, METRIC).key(shard), METRIC, amount, about)
-    step = Step(shard, keys.catalog_field(TENANT), CATALOG_VERSION, (charge,), consumes)
-    if idempotency_key is None:
-        return step
-    record_key = keys.record(shard, TENANT, name, "consume", idempotency_key)
-    return replace(step, record_key=record_key, fingerprint="0123456789abcdef0123456789abcdef")
+    demand = Demand(
+        TENANT,
+        name,
+        mode,
+        uuid.UUID(int=chance.getrandbits(128)).hex,
+        (Asked(metric, amount),),
+        idempotency_key=idempotency_key,
+        route="consume",
+        fingerprint="0123456789abcdef0123456789abcdef" if with_key else "",
+    )
+    return step(demand, demand.asked, shard, CATALOG_VERSION)
 
 
 def _ours(
-    chance: random.Random, steps_a_call: int, *, consumes: bool = True, amount: int = 1, with_key: bool = False
+    chance: random.Random,
+    steps_a_call: int,
+    *,
+    mode: Mode = Mode.CONSUME,
+    amount: int = 1,
+    with_key: bool = False,
+    metric: str = METRIC,
 ) -> Callable[[int], list[bytes]]:
     def commands(checks: int) -> list[bytes]:
         found = []
         for _ in range(checks // steps_a_call):
-            steps = [_step(chance, consumes=consumes, amount=amount, with_key=with_key) for _ in range(steps_a_call)]
+            steps = [
+                _step(chance, mode=mode, amount=amount, with_key=with_key, metric=metric) for _ in range(steps_a_call)
+            ]
             call = protocol.consume(steps, RECORD_TTL_MS)
             sha = SCRIPTS[call.script].sha
             found.append(pack("EVALSHA", sha, len(call.keys), *call.keys, *call.arguments))
@@ -132,14 +141,18 @@ def prepare(connection: "Redis") -> str:
         call = protocol.begin_epoch(shard, EPOCH, "")
         pipeline.evalsha(SCRIPTS[call.script].sha, len(call.keys), *call.keys, *call.arguments)
     for place in range(SUBJECTS):
-        account = AccountName(TENANT, subject(place), METRIC)
-        about = encode_about(About(tenant=TENANT, subject=account.subject, metric=METRIC))
-        opening = Opening(account, CATALOG_VERSION, granted, period, 0, protocol.NONE, None, 0, about)
-        call = protocol.provision(_shard(account.subject), EPOCH, "0", opening)
-        pipeline.evalsha(SCRIPTS[call.script].sha, len(call.keys), *call.keys, *call.arguments)
-        pipeline.set(f"naive:{TENANT}:{account.subject}:{METRIC}", 0)
+        plain = AccountName(TENANT, subject(place), METRIC)
+        rich = AccountName(TENANT, subject(place), RICH_METRIC)
+        caps = (CapState(period_at(PeriodKind.DAY, now_ms), LIMIT),)
+        for opening in (
+            Opening(plain, CATALOG_VERSION, granted, period),
+            Opening(rich, CATALOG_VERSION, granted, period, caps, (GrantState(1, 0, None, LIMIT),), 1),
+        ):
+            call = protocol.provision(_shard(plain.subject), EPOCH, "0", opening)
+            pipeline.evalsha(SCRIPTS[call.script].sha, len(call.keys), *call.keys, *call.arguments)
+        pipeline.set(f"naive:{TENANT}:{plain.subject}:{METRIC}", 0)
     replies = pipeline.execute()
-    assert replies.count(b"provisioned") == SUBJECTS, "every account is there"
+    assert replies.count(b"provisioned") == 2 * SUBJECTS, "every account is there"
     return str(connection.script_load(NAIVE))
 
 
@@ -152,7 +165,8 @@ def _variants(naive_sha: str) -> list[Variant]:
         Variant("consume, 32 a call", _ours(chance, 32), b"allowed"),
         Variant("consume, 128 a call", _ours(chance, 128), b"allowed"),
         Variant("consume with an idempotency key, 32 a call", _ours(chance, 32, with_key=True), b"allowed"),
-        Variant("check only, 32 a call", _ours(chance, 32, consumes=False), b"allowed"),
+        Variant("consume with a cap and a grant, 32 a call", _ours(chance, 32, metric=RICH_METRIC), b"allowed"),
+        Variant("check only, 32 a call", _ours(chance, 32, mode=Mode.CHECK), b"allowed"),
         Variant("denied, 32 a call", _ours(chance, 32, amount=MAX_AMOUNT // 2), b"denied"),
     ]
 

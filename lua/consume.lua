@@ -1,9 +1,13 @@
 #!lua
 -- consume: decides many independent requests in one trip; each is checked, deducted and journalled alone.
 --
--- KEYS, for each request: head, journal, record (only with a fingerprint), then an account for each charge
--- ARGV: request_count, record_ttl_ms; for each request: mode (consume | check), charge_count, catalog_field,
---       catalog_version, fingerprint ('' = no idempotency key); for each charge: metric, amount, about
+-- KEYS, for each request: head, journal, record (only with a fingerprint), refunds (only to refund), then an account for
+--       each charge
+-- ARGV: request_count, record_ttl_ms, not_after_ms; for each request: mode, charge_count, catalog_field,
+--       catalog_version, fingerprint ('' = no idempotency key), about; for each charge: amount, detail (not of consume
+--       and check)
+--   `mode` is consume, check, hold, commit, release, refund, give, set or charge; what each does stands in rules/modes.lua
+--   `not_after_ms`: past it by Redis's clock nothing is charged any more, because nobody waits for the reply
 -- Reply: one text a request. Its first line says what came of it:
 --   allowed <now_ms> <epoch> <n of the first entry>    a check that would pass has n = -
 --   denied <now_ms>
@@ -11,162 +15,231 @@
 --   uninitialised <now_ms>                             the shard has no head: Redis lost it
 --   catalog_changed <now_ms>                           the request was put together with an older catalog
 --   key_reused <now_ms>                                the idempotency key belongs to another body
+--   late <now_ms>                                      the request came after `not_after_ms`
+--   not_held <now_ms>, already_refunded <now_ms>, below_zero <now_ms>, crowded <now_ms>, undrained <now_ms>
 --   failed <reason>                                    a key is damaged or the journal refuses; nothing was charged
 --   replayed                                           then the first answer follows, unchanged
 -- and one line an account follows allowed, denied and unready:
---   <fits | exceeds | unknown | stale | period_over> <metric> <amount> <used> <held> <limit | -> <start_ms> <end_ms | ->
---   <hard | soft> <terms>; of an unknown account, only its first three words
+--   <fits | exceeds | unknown | stale | period_over> <account> <amount | -> <used> <held> <limit with grants | - | =>
+--   <limit | -> <enforcement> <nature> <start_ms> <end_ms | -> <plan> <kind> <anchor> <levels>
+--   (= is the limit that follows; of an unknown account, only the first three words)
+--   then `cap <kind> <start_ms> <end_ms> <limit> <spent>` a cap, `grant <id> <expires_ms | -> <left>` a grant,
+--   `refunded <in all>` of a refund
 --
 -- Everything is read and checked before the first write, because a script that fails half-way leaves what it wrote.
 
-local MAX_AMOUNT = 9007199254740991 -- 2^53 - 1: above it a double cannot tell two neighbours apart
+local KEYS, ARGV = KEYS, ARGV
+local call, match, format, tonumber = redis.call, string.match, string.format, tonumber
+-- @include rules/clock
+-- @include rules/numbers
 
-local function reader(list)
-  local place = 0
-  return function()
-    place = place + 1
-    return list[place]
-  end
-end
-local next_key, next_argument = reader(KEYS), reader(ARGV)
-
-local time = redis.call('TIME')
-local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-local now = string.format('%.0f', now_ms)
-
-local function whole(digits)
-  if not string.find(digits, '^%d+$') or #digits > 16 then return nil end
-  local number = tonumber(digits)
-  if number > MAX_AMOUNT then return nil end
-  return number
-end
-
-local function take_request()
-  local request = { head_key = next_key(), journal_key = next_key() }
-  request.mode, request.charge_count = next_argument(), tonumber(next_argument())
-  request.catalog_field, request.catalog_version = next_argument(), tonumber(next_argument())
-  request.fingerprint = next_argument()
-  if request.fingerprint ~= '' then request.record_key = next_key() end
-  for place = 1, request.charge_count do
-    request[place] = { account_key = next_key(), metric = next_argument(), amount = whole(next_argument()),
-      about = next_argument() }
-  end
-  return request
-end
+local request_count, record_ttl_ms, not_after_ms = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+local REFUNDS_TTL_MS = 604800000 -- a week: by then the ledger knows what was given back
+local key_at, argument_at = 0, 3
+local held_up = {} -- accounts that an earlier request of this call found unready
 
 -- One read a shard and tenant, however many requests of the call share them. Nothing here writes a head.
 local heads = {}
-local function head_of(request)
-  local name = request.head_key .. ' ' .. request.catalog_field
+local function head_of(head_key, catalog_field)
+  local name = head_key .. catalog_field
   if not heads[name] then
-    local fields = redis.pcall('HMGET', request.head_key, 'epoch', 'fence', request.catalog_field)
+    local fields = redis.pcall('HMGET', head_key, 'epoch', 'fence', catalog_field)
+    local is_damaged = fields[3] and not whole(fields[3])
     heads[name] = {
-      damage = fields.err and tostring(fields.err),
+      damage = fields.err and tostring(fields.err) or is_damaged and head_key .. ' is damaged',
       epoch = fields[1],
       fence = fields[2] or '0',
       catalog_version = tonumber(fields[3] or '0'),
+      catalog_version_text = fields[3] or '0',
     }
   end
   return heads[name]
 end
 
-local function read_account(charge, epoch, catalog_version)
-  local fields = redis.pcall('HMGET', charge.account_key,
-    'used', 'limit', 'end', 'epoch', 'version', 'enforcement', 'held', 'start', 'terms')
-  if fields.err then return tostring(fields.err) end
-  if not fields[4] then
-    charge.verdict = 'unknown'
-    return
+-- Everything but the plain case. Made only when the first request needs it: most calls have none that does.
+local function make_rules()
+  -- @include rules/account
+  -- @include rules/limits
+  -- @include rules/journal
+  -- @include rules/buckets
+  -- @include rules/modes
+
+  local function verdict_of(account, request)
+    if account.epoch ~= request.epoch or account.version < request.catalog_version then return 'stale' end
+    if account.until_ms <= now_ms then return 'stale' end
+    if account.period_end and now_ms >= account.period_end then return 'period_over' end
+    for _, cap in ipairs(account.caps) do
+      if now_ms >= cap.till then return 'period_over' end
+    end
+    return 'fits'
   end
-  local version, period_end, limit = tonumber(fields[5]), tonumber(fields[3]), tonumber(fields[2])
-  charge.used, charge.held = tonumber(fields[1]), tonumber(fields[7] or '0')
-  charge.limit, charge.period_end, charge.enforcement = fields[2], fields[3], fields[6]
-  charge.start, charge.terms = fields[8], fields[9]
-  local is_whole = charge.used and charge.held and version and charge.enforcement and charge.start and charge.terms
-  if not is_whole or not (limit or charge.limit == '-') or not (period_end or charge.period_end == '-') then
-    return charge.account_key .. ' is damaged'
+
+  local function describe(charge)
+    local account = charge.account
+    local line = '\n' .. charge.verdict .. ' ' .. charge.key .. ' ' .. digits(charge.amount)
+    if not account then return line end
+    line = table.concat({ line, digits(account.used), digits(account.held), digits(effective_limit(account)),
+      digits(account.limit), account.enforcement, account.nature, account.window }, ' ')
+    for _, cap in ipairs(account.caps) do line = line .. '\ncap ' .. caps_text({ cap }) end
+    for _, grant in ipairs(account.grants) do
+      line = line .. '\ngrant ' .. grant.id .. ' ' .. digits(grant.expires) .. ' ' .. digits(grant.left)
+    end
+    if charge.refunded then line = line .. '\nrefunded ' .. digits(charge.refunded) end
+    return line
   end
-  if fields[4] ~= epoch or version < catalog_version then
-    charge.verdict = 'stale'
-  elseif period_end and now_ms >= period_end then
-    charge.verdict = 'period_over'
-  else
-    charge.used_after = charge.used + charge.amount
-    local bound = (limit and charge.enforcement == 'hard') and limit or MAX_AMOUNT
-    charge.verdict = (charge.used_after + charge.held <= bound) and 'fits' or 'exceeds'
+
+  local function described(first_line, request)
+    for _, charge in ipairs(request) do first_line = first_line .. describe(charge) end
+    return first_line
+  end
+
+  local takes_all_held = { commit = true, release = true }
+
+  local function load_all(request)
+    local seen, is_ready = {}, true
+    for _, charge in ipairs(request) do
+      if seen[charge.key] then return nil, 'an account is charged twice in one request' end
+      seen[charge.key] = true
+      if not charge.amount and not (charge.amount_text == '-' and takes_all_held[request.mode]) then
+        return nil, 'an amount is not an integer from 0 to 2^53 - 1'
+      end
+      local account, damage = load_account(charge.key)
+      if damage then return nil, damage end
+      charge.account, charge.verdict = account, account and verdict_of(account, request) or 'unknown'
+      -- Whatever comes later in this call and needs one of these accounts waits for it too, to keep its place.
+      if charge.verdict ~= 'fits' or held_up[charge.key] then is_ready = false end
+    end
+    if not is_ready then
+      for _, charge in ipairs(request) do held_up[charge.key] = true end
+    end
+    return is_ready
+  end
+
+  local function remember(request, answer)
+    if request.record_key then
+      redis.call('SET', request.record_key, request.fingerprint .. '\n' .. answer, 'PX', record_ttl_ms)
+    end
+    for _, charge in ipairs(request) do
+      if charge.refunded then
+        redis.call('HSET', request.refunds_key, charge.place, request.epoch .. ' ' .. digits(charge.refunded))
+        redis.call('PEXPIRE', request.refunds_key, REFUNDS_TTL_MS)
+      end
+    end
+  end
+
+  local function decide_by_mode(request)
+    for _, charge in ipairs(request) do let_go(charge.account, now_ms) end
+    return modes[request.mode](request)
+  end
+
+  local function first_of(request)
+    for _, entry in ipairs(entries) do
+      if entry.is_receipt then return match(entry.id, '%-(%d+)$') end
+    end
+    return '-'
+  end
+
+  return function(request)
+    local is_ready, damage = load_all(request)
+    if damage then return 'failed ' .. damage end
+    if not is_ready then
+      return described('unready ' .. now .. ' ' .. request.epoch .. ' ' .. request.head.fence, request)
+    end
+    entries = {}
+    local word, stumble = carefully(decide_by_mode, request)
+    if not word then return 'failed ' .. stumble end
+    if request.mode == 'check' then
+      local last = word == 'allowed' and ' ' .. request.epoch .. ' -' or ''
+      return described(word .. ' ' .. now .. last, request)
+    end
+    local touched = {}
+    for place, charge in ipairs(request) do touched[place] = charge.account end
+    local written, refusal = write(request.journal_key, request.epoch, touched)
+    if not written then return 'failed ' .. refusal end
+    if word ~= 'allowed' then return described(word .. ' ' .. now, request) end
+    local answer = described('allowed ' .. now .. ' ' .. request.epoch .. ' ' .. first_of(request), request)
+    remember(request, answer)
+    return answer
   end
 end
+local by_rules
 
-local function describe(charge, used)
-  local line = string.format('\n%s %s %.0f', charge.verdict, charge.metric, charge.amount)
-  if charge.verdict == 'unknown' then return line end
-  return string.format('%s %.0f %.0f %s %s %s %s %s', line, used, charge.held, charge.limit, charge.start,
-    charge.period_end, charge.enforcement, charge.terms)
-end
-
-local function describe_all(request)
-  local lines = ''
-  for place = 1, request.charge_count do
-    lines = lines .. describe(request[place], request[place].used)
+local function taken_request(mode, charge_count)
+  local request = { mode = mode, head_key = KEYS[key_at + 1], journal_key = KEYS[key_at + 2],
+    catalog_field = ARGV[argument_at + 3], catalog_version = tonumber(ARGV[argument_at + 4]),
+    fingerprint = ARGV[argument_at + 5], about = ARGV[argument_at + 6] }
+  key_at, argument_at = key_at + 2, argument_at + 6
+  if request.fingerprint ~= '' then key_at, request.record_key = key_at + 1, KEYS[key_at + 1] end
+  if mode == 'refund' then key_at, request.refunds_key = key_at + 1, KEYS[key_at + 1] end
+  local has_detail = mode ~= 'consume' and mode ~= 'check'
+  for place = 1, charge_count do
+    local amount = ARGV[argument_at + 1]
+    local charge = { key = KEYS[key_at + place], amount = whole(amount), amount_text = amount }
+    argument_at = argument_at + 1
+    if has_detail then argument_at, charge.detail = argument_at + 1, ARGV[argument_at + 1] end
+    request[place] = charge
   end
-  return lines
+  key_at = key_at + charge_count
+  return request
 end
 
--- The first append comes before every other write: it is the only one that could be refused.
-local function charge_all(request, epoch)
-  local first_n, lines = nil, ''
-  for place = 1, request.charge_count do
-    local charge = request[place]
-    local line = string.format('consume %s %.0f %.0f %.0f %d %d %s %s %s', now, charge.amount, charge.amount,
-      charge.used_after, place, request.charge_count, charge.start, charge.period_end, charge.terms)
-    local id = redis.pcall('XADD', request.journal_key, epoch .. '-*', 'line', line, 'about', charge.about)
-    if type(id) == 'table' then return nil, tostring(id.err) end
-    redis.call('HSET', charge.account_key, 'used', string.format('%.0f', charge.used_after), 'entry', id)
-    first_n = first_n or string.match(id, '%-(%d+)$')
-    lines = lines .. describe(charge, charge.used_after)
-  end
-  return string.format('allowed %s %s %s', now, epoch, first_n or '-') .. lines
-end
-
-local function decide(request, record_ttl_ms)
-  local head = head_of(request)
+local function decide()
+  local mode, charge_count = ARGV[argument_at + 1], tonumber(ARGV[argument_at + 2])
+  local request = taken_request(mode, charge_count)
+  local head = head_of(request.head_key, request.catalog_field)
   if head.damage then return 'failed ' .. head.damage end
   if not head.epoch then return 'uninitialised ' .. now end
+  request.head, request.epoch = head, head.epoch
   if request.record_key then
     local record = redis.pcall('GET', request.record_key)
     if type(record) == 'table' then return 'failed ' .. tostring(record.err) end
     if record then
-      local fingerprint, answer = string.match(record, '^(%S+)\n(.*)$')
+      local fingerprint, answer = match(record, '^(%S+)\n(.*)$')
       if fingerprint ~= request.fingerprint then return 'key_reused ' .. now end
       return 'replayed\n' .. answer
     end
   end
+  if now_ms > not_after_ms then return 'late ' .. now end
   if head.catalog_version > request.catalog_version then return 'catalog_changed ' .. now end
-
-  local ready, fits = true, true
-  for place = 1, request.charge_count do
-    local charge = request[place]
-    if not charge.amount then return 'failed an amount is not an integer from 0 to 2^53 - 1' end
-    local damage = read_account(charge, head.epoch, request.catalog_version)
-    if damage then return 'failed ' .. damage end
-    if charge.verdict == 'exceeds' then fits = false
-    elseif charge.verdict ~= 'fits' then ready = false end
-  end
-  if not ready then return string.format('unready %s %s %s', now, head.epoch, head.fence) .. describe_all(request) end
-  if not fits then return 'denied ' .. now .. describe_all(request) end
-  if request.mode == 'check' then return 'allowed ' .. now .. ' ' .. head.epoch .. ' -' .. describe_all(request) end
-
-  local answer, refusal = charge_all(request, head.epoch)
-  if not answer then return 'failed ' .. refusal end
-  if request.record_key then
-    redis.call('SET', request.record_key, request.fingerprint .. '\n' .. answer, 'PX', record_ttl_ms)
-  end
-  return answer
+  by_rules = by_rules or make_rules()
+  return by_rules(request)
 end
 
-local request_count, record_ttl_ms = tonumber(next_argument()), next_argument()
+-- The plain case: one charge that fits into a plain account, reaches no warning and has no idempotency key. nil when it
+-- is not that plain; then nothing was written, and the rules decide.
+local function consume_plainly()
+  local head = head_of(KEYS[key_at + 1], ARGV[argument_at + 3])
+  local amount_text = ARGV[argument_at + 7]
+  local amount = whole(amount_text)
+  if not head.epoch or not amount or ARGV[argument_at + 4] ~= head.catalog_version_text then return nil end
+  local account_key = KEYS[key_at + 3]
+  local fields = redis.pcall('HMGET', account_key, 'state', 'rule', 'window')
+  local state, rule, window = fields[1], fields[2], fields[3]
+  if not state or not rule or not window or held_up[account_key] then return nil end
+  local epoch, version, ceiling, next_ms, tail = match(rule, '^(%d+) (%-?%d+) (%-?%d+) (%d+) [^ ]* (.*)$')
+  local used_before, ceiling_number, next_number = tonumber(match(state, '^(%d+) ')), tonumber(ceiling), tonumber(next_ms)
+  if epoch ~= head.epoch or version ~= head.catalog_version_text then return nil end
+  if not used_before or not ceiling_number or not next_number or now_ms >= next_number then return nil end
+  local used_after = used_before + amount
+  if used_after > ceiling_number then return nil end
+  local used = format('%d', used_after)
+  local id = redis.pcall('XADD', KEYS[key_at + 2], epoch .. '-*', 'line',
+    'consume ' .. now .. ' ' .. amount_text .. ' ' .. amount_text .. ' ' .. used .. ' 1 1 - - - ' .. account_key .. ' ' .. window,
+    'about', ARGV[argument_at + 6])
+  if type(id) == 'table' then return 'failed ' .. tostring(id.err) end
+  call('HSET', account_key, 'state', used .. ' ' .. id)
+  return 'allowed ' .. now .. ' ' .. epoch .. ' ' .. match(id, '%d+$') .. '\nfits ' .. account_key .. ' ' .. amount_text ..
+    ' ' .. used .. ' 0 = ' .. tail .. ' ' .. window
+end
+
 local replies = {}
 for place = 1, request_count do
-  replies[place] = decide(take_request(), record_ttl_ms)
+  local reply
+  if now_ms <= not_after_ms and ARGV[argument_at + 2] == '1' and ARGV[argument_at + 1] == 'consume'
+    and ARGV[argument_at + 5] == '' then
+    reply = consume_plainly()
+  end
+  if reply then key_at, argument_at = key_at + 3, argument_at + 7 else reply = decide() end
+  replies[place] = reply
 end
 return replies

@@ -3,66 +3,153 @@
 -- is written whole from the ledger; a living one keeps what it has used and takes the new terms.
 --
 -- KEYS: head, journal, account
--- ARGV: epoch, fence, catalog_field, catalog_version, used, entry, cut_start, cut_end, cut_terms, limit, enforcement,
---       window, start, end, terms, ttl_ms, about
---   `used` was counted in the window cut_*, when a plan change cut that one short; else these three are ''
---   `window` is keep when a living account keeps the window it has: a subject that has lost its plan, say
+-- ARGV: epoch, fence, catalog_field, catalog_version, ttl_ms, on_window, limit, enforcement, nature, until, window, caps,
+--       grants, journalled_grant, used, entry, seal, cut, holds
 --   `ttl_ms` is 0 for an account that stays, even when it has used nothing
+--   `on_window` is keep when a living account keeps the window it has: a subject that has lost its plan, say; else open
+--   `until` is the instant at which these terms end by themselves, or -
+--   `window`, `caps` and `grants` are as in the account's hash; a living account takes from them what it has not got
+--   `journalled_grant` is the id of the newest grant that has an entry, and with all that follows the ledger's word, for
+--   an account that does not live: `entry` and `seal` are places; `cut` the window in which `used` was counted, when a
+--   plan change cut that short; `holds` are lines of `<place> <hold as in the account's hash>`
 -- Reply: provisioned; moved: what Postgres said may be out of date, read it again;
---   undrained: entries of an older epoch still wait in the journal, so the ledger's balance is not the last word
+--   undrained: entries of an older epoch still wait in the journal, so the ledger's balance is not the last word;
+--   failed <reason>: the journal refuses; nothing was changed
 local head_key, journal_key, account_key = KEYS[1], KEYS[2], KEYS[3]
-local epoch, fence, catalog_field, catalog_version, used, entry, cut_start, cut_end, cut_terms, limit, enforcement,
-  window, start, period_end, terms, ttl_ms, about = unpack(ARGV)
+local epoch, fence, catalog_field, catalog_version, ttl_ms, on_window, limit, enforcement, nature, till, window, caps,
+  grants, journalled_grant, used, entry, seal, cut, holds = unpack(ARGV)
 
-local time = redis.call('TIME')
-local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+-- @include rules/clock
+-- @include rules/numbers
+-- @include rules/account
+-- @include rules/limits
+-- @include rules/journal
+-- @include rules/buckets
+
+-- What the ledger knows: units used, and holds that were neither settled nor found expired.
+local function from_ledger()
+  local account = { key = account_key, is_new = true, found = {}, used = tonumber(used), entry = entry, held = 0,
+    hold_count = 0, first_expiry = NEVER, hold_changes = {}, holds = {}, grants = parsed_grants(grants), caps = parsed_caps(caps), expired_ms = 0,
+    warned = 0, denials = '', seal = seal, sealed = '', newest_grant = journalled_grant,
+    limit = tonumber(limit), enforcement = enforcement, nature = nature }
+  for _, name in ipairs(OPTIONAL) do account.found[name] = '' end
+  set_window(account, cut ~= '' and cut or window)
+  for place, text in string.gmatch(holds, '(%S+) ([^\n]+)') do
+    local hold = parsed_hold(place, text)
+    account.hold_count, account.first_expiry = account.hold_count + 1, math.min(account.first_expiry, hold.expires)
+    change_hold(account, place, hold)
+    spend(account, hold.caps, hold.amount)
+    for _, part in ipairs(hold.parts) do
+      local grant = part.id and find_grant(account, part.id)
+      if grant then
+        grant.left, grant.held = grant.left - part.units, grant.held + (hold.sealed and 0 or part.units)
+      end
+    end
+    if not hold.sealed then account.held = account.held + worth(account, hold.parts) end
+  end
+  return account
+end
+
+-- The units of a window that was cut short move on into the new one, with the buckets that they came from.
+local function hand_on(account)
+  local moved, parts = account.used, { { units = account.used } }
+  for _, grant in ipairs(account.grants) do
+    if grant.taken > 0 then
+      parts[1].units = parts[1].units - grant.taken
+      parts[#parts + 1] = { units = grant.taken, id = grant.id, priority = grant.priority, expires = grant.expires }
+    end
+  end
+  account.used = 0
+  queue(account, 'close', 0, -moved, { parts = parts })
+  account.used = moved
+  set_window(account, window)
+  queue(account, 'open', 0, moved, { parts = parts })
+end
+
+local function same_window(account)
+  local function name(words) return string.match(words, '^(%S+) %S+ %S+ (%S+)') end
+  local start, kind = name(account.window)
+  local new_start, new_kind = name(window)
+  return start == new_start and kind == new_kind
+end
+
+local function enter_window(account)
+  local is_over = account.period_end and now_ms >= account.period_end
+  local new_end = tonumber(string.match(window, '^%S+ (%S+)')) or NEVER
+  -- Left as it is: a window that is over to the roll that follows, unless the next one is known; and when the clock
+  -- stepped back, what was sealed is not opened again.
+  local sealed_end = tonumber((string.match(account.sealed, '^%S+ (%S+)'))) or 0
+  local is_left = on_window == 'keep' or new_end <= math.max(tonumber(account.start), sealed_end)
+  if is_over and now_ms >= new_end then return end
+  if is_left and not account.is_new then
+    if not is_over then let_go(account, now_ms) end
+    local bounds, kind_and_anchor = string.match(account.window, '^(%S+ %S+) %S+ (%S+ %S+)')
+    local plan, levels = string.match(window, '^%S+ %S+ (%S+) %S+ %S+ (%S+)$')
+    set_window(account, table.concat({ bounds, plan, kind_and_anchor, levels }, ' '))
+    return
+  end
+  if is_over then close(account) else let_go(account, now_ms) end
+  if not is_over and account.used > 0 and not same_window(account) then hand_on(account) end
+  set_window(account, window)
+  if is_over then let_go(account, now_ms) end
+end
+
+local function enter_caps(account)
+  local known = {}
+  for _, cap in ipairs(account.caps) do known[cap.kind] = cap end
+  account.caps = parsed_caps(caps)
+  for _, cap in ipairs(account.caps) do
+    local old = known[cap.kind]
+    if old and tonumber(old.start) >= tonumber(cap.start) then
+      cap.start, cap.till, cap.spent = old.start, old.till, old.spent
+    end
+  end
+end
+
+local function enter_grants(account)
+  local newest = tonumber(account.newest_grant)
+  for _, grant in ipairs(parsed_grants(grants)) do
+    if tonumber(grant.id) > newest then
+      if not find_grant(account, grant.id) then insert_grant(account, grant) end
+      account.newest_grant = digits(math.max(tonumber(account.newest_grant), tonumber(grant.id)))
+      queue(account, 'grant', grant.left, 0, { detail = 'grant:' .. grant.id })
+    end
+  end
+end
 
 local head = redis.call('HMGET', head_key, 'epoch', 'fence', catalog_field)
 if head[1] ~= epoch or (head[2] or '0') ~= fence then return 'moved' end
 if tonumber(head[3] or '0') > tonumber(catalog_version) then return 'moved' end
 
-local account = redis.call('HMGET', account_key, 'epoch', 'used', 'start', 'end', 'terms', 'entry')
-local lives = account[1] == epoch
-if not lives then
+-- One that is damaged is written anew, like one that is missing.
+local account = load_account(account_key)
+if account and select(2, carefully(load_holds, account)) then account = nil end
+if not account or account.epoch ~= epoch then
   local oldest = redis.call('XRANGE', journal_key, '-', '+', 'COUNT', 1)[1]
   if oldest and tonumber(string.match(oldest[1], '^(%d+)%-')) < tonumber(epoch) then return 'undrained' end
+  account = from_ledger()
 end
 
-local function kind_of(words) return string.match(words, '^%S+ (%S+)') end
-
-local function journal(kind, change, used_after, from, till, words)
-  local line = string.format('%s %.0f 0 %s %s 1 1 %s %s %s', kind, now_ms, change, used_after, from, till, words)
-  entry = redis.call('XADD', journal_key, epoch .. '-*', 'line', line, 'about', about)
+local limit_before = NEVER
+enter_window(account)
+if not account.is_new then
+  limit_before = effective_limit(account) or NEVER
+  enter_caps(account)
+end
+account.limit, account.enforcement, account.nature = tonumber(limit), enforcement, nature
+account.epoch, account.version, account.until_ms = epoch, catalog_version, tonumber(till) or NEVER
+enter_grants(account)
+if account.is_new then
+  account.warned = (levels_of(account))
+elseif (effective_limit(account) or NEVER) > limit_before then
+  account.warned = math.min(account.warned, (levels_of(account)))
 end
 
--- A window that was cut short hands its units on; one that is over keeps them, and the next begins at zero.
-local function hand_on(from, till, words)
-  journal('close', '-' .. used, '0', from, till, words)
-  journal('open', used, used, start, period_end, terms)
-end
-
-if lives then
-  used, entry = account[2], account[6]
-  local is_over = account[4] ~= '-' and now_ms >= tonumber(account[4])
-  if window == 'keep' then
-    -- Also one that is over: the roll that follows closes it, once.
-    start, period_end = account[3], account[4]
-    terms = string.match(terms, '^%S+') .. string.match(account[5], '^%S+(.*)$')
-  elseif is_over then
-    journal('close', '0', used, account[3], account[4], account[5])
-    used = '0'
-  elseif used ~= '0' and (account[3] ~= start or kind_of(account[5]) ~= kind_of(terms)) then
-    hand_on(account[3], account[4], account[5])
-  end
-elseif cut_start ~= '' and used ~= '0' then
-  hand_on(cut_start, cut_end, cut_terms)
-end
-
-if not lives then redis.call('DEL', account_key) end
-redis.call('HSET', account_key, 'used', used, 'limit', limit, 'end', period_end, 'epoch', epoch, 'version',
-  catalog_version, 'enforcement', enforcement, 'start', start, 'terms', terms, 'entry', entry)
+local written, refusal = write(journal_key, epoch, { account })
+if not written then return 'failed ' .. refusal end
 -- One that has used something stays: its entries may not be in the ledger when it would expire.
-if ttl_ms == '0' or used ~= '0' then redis.call('PERSIST', account_key) else redis.call('PEXPIRE', account_key, ttl_ms) end
+if ttl_ms == '0' or account.used > 0 or account.hold_count > 0 then redis.call('PERSIST', account_key)
+else redis.call('PEXPIRE', account_key, ttl_ms) end
 if tonumber(head[3] or '0') < tonumber(catalog_version) then
   redis.call('HSET', head_key, catalog_field, catalog_version)
 end

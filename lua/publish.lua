@@ -12,14 +12,16 @@ local catalog_field, catalog_version = ARGV[1], ARGV[2]
 local head = redis.call('HMGET', head_key, 'epoch', catalog_field)
 if not head[1] then return 0 end
 
+local is_newer = tonumber(head[2] or '0') < tonumber(catalog_version)
 redis.call('HINCRBY', head_key, 'fence', 1)
-if tonumber(head[2] or '0') < tonumber(catalog_version) then
+if is_newer then
   redis.call('HSET', head_key, catalog_field, catalog_version)
 end
 local marked = 0
 for place = 2, #KEYS do
-  if redis.call('EXISTS', KEYS[place]) == 1 then
-    redis.call('HSET', KEYS[place], 'version', '-1')
+  local rule = redis.pcall('HGET', KEYS[place], 'rule')
+  if type(rule) == 'string' then
+    redis.call('HSET', KEYS[place], 'rule', (string.gsub(rule, '^(%d+) %-?%d+', '%1 -1')))
     marked = marked + 1
   end
 end

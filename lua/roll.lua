@@ -1,21 +1,46 @@
 #!lua
--- roll: closes the period that has ended and opens the one that holds now. Fenced by the end that the caller saw.
+-- roll: closes each window that is over, of the period and of its caps, and opens the one that holds now, at zero.
 --
 -- KEYS: head, journal, account
--- ARGV: seen_end, start, end, about
--- Reply: rolled; moved: somebody else rolled or changed it first; not_over: Redis's clock has not reached the end
+-- ARGV: seen_end, window, caps
+--   `seen_end` is the period's end that the caller saw; `window` as in the account's hash: the period that holds now
+--   `caps` are those that hold now, as in the account's hash
+-- Reply: rolled; moved: somebody else rolled or changed it first; not_over: Redis's clock has not reached an end;
+--   failed <reason>: the journal refuses; nothing was changed
 local head_key, journal_key, account_key = KEYS[1], KEYS[2], KEYS[3]
-local seen_end, start, period_end, about = unpack(ARGV)
+local seen_end, window, caps = unpack(ARGV)
 
-local time = redis.call('TIME')
-local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+-- @include rules/clock
+-- @include rules/numbers
+-- @include rules/account
+-- @include rules/limits
+-- @include rules/journal
+-- @include rules/buckets
 
 local epoch = redis.call('HGET', head_key, 'epoch')
-local account = redis.call('HMGET', account_key, 'epoch', 'end', 'used', 'start', 'terms')
-if not epoch or account[1] ~= epoch or account[2] ~= seen_end then return 'moved' end
-if now_ms < tonumber(seen_end) then return 'not_over' end
+local account = load_account(account_key)
+if not epoch or not account or account.epoch ~= epoch or digits(account.period_end) ~= seen_end then return 'moved' end
 
-local line = string.format('close %.0f 0 0 %s 1 1 %s %s %s', now_ms, account[3], account[4], seen_end, account[5])
-local id = redis.call('XADD', journal_key, epoch .. '-*', 'line', line, 'about', about)
-redis.call('HSET', account_key, 'used', '0', 'start', start, 'end', period_end, 'entry', id)
-return 'rolled'
+local function open_windows()
+  local is_over = account.period_end and now_ms >= account.period_end
+  if is_over then
+    close(account)
+    set_window(account, window)
+  end
+  for _, next_cap in ipairs(parsed_caps(caps)) do
+    for place, cap in ipairs(account.caps) do
+      if cap.kind == next_cap.kind and now_ms >= cap.till then
+        next_cap.limit = cap.limit
+        account.caps[place], is_over = next_cap, true
+      end
+    end
+  end
+  if is_over then let_go(account, now_ms) end
+  return is_over and 'rolled' or 'not_over'
+end
+
+local word, stumble = carefully(open_windows)
+if not word then return 'failed ' .. stumble end
+if word == 'not_over' then return word end
+local written, refusal = write(journal_key, epoch, { account })
+return written and word or 'failed ' .. refusal

@@ -65,7 +65,7 @@ class Rollover(_Part, frozen=True):
 
 
 class Limit(_Part, frozen=True):
-    """No `limit`: unlimited. No `period`: for the subject's lifetime. `caps` are accepted and checked, not applied."""
+    """No `limit`: unlimited. No `period`: for the subject's lifetime. `caps`: limits of shorter windows inside it."""
 
     limit: int | None = None
     period: Literal["day", "week", "month", "year"] | None = None

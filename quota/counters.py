@@ -1,12 +1,7 @@
-"""Counters: the one door to Redis's counters. Loads the scripts, gathers requests into calls, bounds the waiting.
-
-A gateway that serves many requests at once must not make one trip each: what arrives within one turn of the event loop
-goes out as one call, in which each request succeeds or fails alone.
-"""
+"""Counters: the one door to Redis's counters. Loads the scripts, bounds the waiting, tells what went wrong."""
 
 import asyncio
-from collections import deque
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from hashlib import sha1
 from typing import Any, TypeVar
 
@@ -16,24 +11,23 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 import lua
 from quota import keys, protocol
+from quota.breaker import Breaker
 from quota.errors import CountersUnavailable
-from quota.protocol import Call, Reply, Step
-
-MAX_BATCH_STEPS = 128
-"""Redis runs one script at a time: a larger batch would hold up everybody else for over a millisecond."""
-MAX_CALLS_IN_FLIGHT = 4
-"""Beyond a few, more calls at once only make smaller batches."""
-MAX_WAITING_STEPS = 20_000
-"""What cannot be sent within a deadline or two is better refused at once."""
-
+from quota.gathering import MAX_BATCH_STEPS, MAX_CALLS_IN_FLIGHT, Gathering, is_of_unknown_outcome
+from quota.journal import Entry, parsed_entry
+from quota.protocol import Call, Mode, Step
+from quota.redis_clock import RedisClock
+from quota.replies import Outcome, Reply, parsed_reply
 
 MAX_PIPELINED_CALLS = 100
+MAX_WAITING_BATCHES = 100
 LATE_TIMER_S = 0.005
 """A timer of an idle loop fires within one millisecond: later than this, the loop was held up."""
 MAX_LOOKS = 10
+CHARGE_WITHIN_MS = 1_000
+"""A call that Redis begins later than this charges nothing: its callers were told long ago that it did not answer."""
 
 T = TypeVar("T")
-Waiting = tuple[Step, asyncio.Future[Reply]]
 
 
 class Script:
@@ -63,73 +57,88 @@ class Counters:
 
     `connection` must not retry: a request whose reply was lost would be charged again. Every method raises
     CountersUnavailable when Redis has not answered within `deadline_s` or refuses to write; the outcome of a `decide`
-    is then unknown, unless the error says otherwise.
+    is then unknown, unless the error says otherwise. `on_lost` hears of the steps whose outcome is unknown, and until
+    which instant of Redis's clock they may still be charged.
     """
 
     def __init__(self, connection: "redis.asyncio.Redis", *, deadline_s: float, record_ttl_s: int) -> None:
         self._connection = connection
         self._deadline_s = deadline_s
         self._record_ttl_ms = record_ttl_s * 1000
-        self._waiting: deque[Waiting] = deque()
-        self._sending: set[asyncio.Task[None]] = set()
-        self._flush_is_due = False
+        self._gathering = Gathering(self._decide)
+        self._breaker = Breaker(self._probe)
+        self.clock = RedisClock()
+        self._batches = asyncio.Semaphore(MAX_CALLS_IN_FLIGHT)
+        self._batches_waiting = 0
+        self.on_lost: Callable[[Sequence[Step], int], None] = lambda _steps, _until_ms: None
+
+    @property
+    def are_away(self) -> bool:
+        """Whether Redis is known not to answer."""
+        return self._breaker.is_open
 
     def decide(self, step: Step) -> asyncio.Future[Reply]:
         """The reply to a step, together with whatever else is asked in this turn of the loop."""
-        if len(self._waiting) >= MAX_WAITING_STEPS:
+        self._refuse_while_away()
+        return self._gathering.add(step)
+
+    async def decide_in_order(self, steps: Sequence[Step]) -> list[Reply]:
+        """The replies to at most MAX_BATCH_STEPS steps, decided one after the other in one call of their own."""
+        assert len(steps) <= MAX_BATCH_STEPS, "the caller cuts a batch into calls"
+        self._refuse_while_away()
+        if self._batches_waiting >= MAX_WAITING_BATCHES:
             raise CountersUnavailable(
-                f"{MAX_WAITING_STEPS} requests are waiting for Redis already; nothing was charged"
+                f"{MAX_WAITING_BATCHES} batches are waiting for Redis already; nothing was charged"
             )
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Reply] = loop.create_future()
-        self._waiting.append((step, future))
-        if not self._flush_is_due:
-            self._flush_is_due = True
-            loop.call_soon(self._flush)
-        return future
-
-    def _flush(self) -> None:
-        self._flush_is_due = False
-        while self._waiting and len(self._sending) < MAX_CALLS_IN_FLIGHT:
-            batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH_STEPS, len(self._waiting)))]
-            task = asyncio.get_running_loop().create_task(self._send(batch))
-            self._sending.add(task)
-            task.add_done_callback(self._sent)
-
-    def _sent(self, task: asyncio.Task[None]) -> None:
-        self._sending.discard(task)
-        if self._waiting:
-            self._flush()
-
-    async def _send(self, batch: list[Waiting]) -> None:
+        self._batches_waiting += 1
         try:
-            texts = await self.run(protocol.consume([step for step, _ in batch], self._record_ttl_ms))
-            replies = [protocol.parsed_reply(text.decode()) for text in texts]
-        except Exception as error:  # whatever it was, the callers are waiting for it
-            _fail((each for each in batch if each[0].consumes), _of_unknown_outcome(error))
-            _fail((each for each in batch if not each[0].consumes), error)
-            if isinstance(error.__cause__, TimeoutError):
-                # Redis hangs: who waited behind this call has waited as long, and must not wait for another.
-                waiting, self._waiting = list(self._waiting), deque()
-                _fail(waiting, CountersUnavailable("the counters do not answer; nothing was charged"))
-            return
-        for (_, future), reply in zip(batch, replies, strict=True):
-            if not future.done():
-                future.set_result(reply)
+            async with self._batches:
+                return await self._decide(steps)
+        finally:
+            self._batches_waiting -= 1
+
+    def _refuse_while_away(self) -> None:
+        if self._breaker.is_open:
+            raise CountersUnavailable("the counters do not answer; nothing was charged")
+
+    async def _decide(self, steps: Sequence[Step]) -> list[Reply]:
+        not_after_ms = self.clock.now_ms() + CHARGE_WITHIN_MS
+        try:
+            texts = await self.run(protocol.consume(steps, self._record_ttl_ms, not_after_ms))
+        except CountersUnavailable as error:
+            lost = [step for step in steps if step.mode is not Mode.CHECK]
+            if lost and is_of_unknown_outcome(error):
+                self.on_lost(lost, not_after_ms)
+            raise
+        replies = [_read(text) for text in texts]
+        # The first answer under an idempotency key has the instant of that answer.
+        self.clock.heard(max((reply.now_ms for reply in replies if not reply.replayed), default=0))
+        return replies
 
     async def run(self, call: Call) -> Any:
         """Runs one script within the deadline."""
         return await self._told(self._run(call))
 
     async def _told(self, trip: Coroutine[Any, Any, T]) -> T:
+        if self._breaker.is_open:
+            trip.close()
+            self._refuse_while_away()
         try:
-            return await self._within_deadline(trip)
+            found = await self._within_deadline(trip)
         except TimeoutError as error:
+            self._breaker.failed()
             raise CountersUnavailable("the counters did not answer in time") from error
         except ResponseError as error:
+            self._breaker.succeeded()
             raise CountersUnavailable("the counters refuse to write; nothing was changed") from error
         except RedisError as error:  # its text names our addresses: it is for the log alone
+            self._breaker.failed()
             raise CountersUnavailable("the counters cannot be reached") from error
+        self._breaker.succeeded()
+        return found
+
+    async def _probe(self) -> None:
+        self.clock.heard(await self._within_deadline(_time_ms(self._connection)))
 
     async def _run(self, call: Call) -> Any:
         script = SCRIPTS[call.script]
@@ -185,9 +194,14 @@ class Counters:
             pipeline.hget(keys.head(shard), field)
         return list(await self._told(pipeline.execute()))
 
+    async def entries(self, shard: int, first: str, last: str, count: int) -> list[Entry]:
+        """At most `count` entries that the shard's journal still holds, from one place to another, both included."""
+        trip = _range(self._connection, keys.journal(shard), first, last, count)
+        return [parsed_entry(shard, item[0], item[1]) for item in await self._told(trip)]
+
     async def ping(self) -> None:
         """Raises CountersUnavailable when Redis does not answer."""
-        await self._told(_ping(self._connection))
+        await self._told(self._probe())
 
     async def info(self) -> tuple[dict[str, object], str | None]:
         """What the server says of itself, and its appendfsync; None where CONFIG may not be read."""
@@ -203,24 +217,24 @@ class Counters:
 
     async def close(self) -> None:
         """Waits for what is under way, then closes the connections."""
-        if self._sending:
-            await asyncio.wait(self._sending, timeout=self._deadline_s)
+        self._breaker.close()
+        await self._gathering.wait(self._deadline_s)
         await self._connection.aclose()
 
 
-def _of_unknown_outcome(error: Exception) -> Exception:
-    if not isinstance(error, CountersUnavailable) or isinstance(error.__cause__, ResponseError):
-        return error
-    told = CountersUnavailable(f"{error}; whether anything was charged is unknown")
-    told.__cause__ = error.__cause__
-    return told
+def _read(text: bytes) -> Reply:
+    # One account with a text that nobody can read must not fail the others of its call.
+    try:
+        return parsed_reply(text.decode())
+    except ValueError as error:
+        return Reply(Outcome.FAILED, reason=f"the reply cannot be read ({error}), and it may have been charged")
 
 
-def _fail(batch: Iterable[Waiting], error: Exception) -> None:
-    for _, future in batch:
-        if not future.done():
-            future.set_exception(error)
+async def _time_ms(connection: redis.asyncio.Redis) -> int:
+    seconds, microseconds = await connection.time()
+    return int(seconds) * 1000 + int(microseconds) // 1000
 
 
-async def _ping(connection: redis.asyncio.Redis) -> None:
-    await connection.ping()
+async def _range(connection: redis.asyncio.Redis, stream: str, first: str, last: str, count: int) -> list[Any]:
+    found: Any = await connection.xrange(stream, min=first, max=last, count=count)
+    return list(found)

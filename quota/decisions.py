@@ -1,46 +1,28 @@
 """Decisions: what came of a request, in the words that callers get. Pure."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from quota.catalog import Catalog
-from quota.entitlement import charges_of, warning_level
-from quota.errors import UnknownMetric
+from quota.demands import Demand
+from quota.entitlement import Need, warning_level
+from quota.formats import CapState
+from quota.handles import Receipt
 from quota.periods import Period
-from quota.protocol import AccountState, Outcome, Reply, Verdict
+from quota.replies import AccountState, LiveGrant, Outcome, Reply, Verdict
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """What a caller asks: `amount` of a metric, or an operation that many times; all of it or none.
+class Bound(NamedTuple):
+    """The window that a charge did not fit into: the period's own, or that of a cap."""
 
-    An amount of 0 charges nothing and only looks. `fingerprint` stands for the body that an idempotency key came with.
-    """
-
-    tenant: str
-    subject: str
-    consumes: bool
-    request_id: str
-    amount: int
-    metric: str | None = None
-    operation: str | None = None
-    metadata: Mapping[str, str | int | float] | None = None
-    idempotency_key: str | None = None
-    fingerprint: str = ""
-
-    def amounts(self, catalog: Catalog) -> dict[str, int]:
-        """What it charges, by metric; nothing for a free operation. UnknownMetric, UnknownOperation, InvalidRequest."""
-        if self.operation is not None:
-            return charges_of(catalog, self.operation, self.amount)
-        assert self.metric is not None, "a demand names a metric or an operation"
-        if self.metric not in catalog.metrics:
-            raise UnknownMetric(f"the catalog has no metric {self.metric}", metric=self.metric)
-        return {self.metric: self.amount}
+    limit: int | None
+    used: int
+    held: int
+    period: Period
 
 
 @dataclass(frozen=True, slots=True)
 class Charged:
-    """One metric of a decision, as it is after it. `limit` None is unlimited."""
+    """One metric of a decision, as it is after it. `limit` None is unlimited; `plan_limit` is without grants."""
 
     metric: str
     amount: int
@@ -52,6 +34,10 @@ class Charged:
     enforcement: str
     period: Period
     warning: int | None
+    plan_limit: int | None = None
+    caps: tuple[CapState, ...] = ()
+    grants: tuple[LiveGrant, ...] = ()
+    refunded: int | None = None
 
     @property
     def remaining(self) -> int | None:
@@ -61,6 +47,29 @@ class Charged:
     def overage(self) -> int:
         """What a soft limit let through above the limit."""
         return 0 if self.limit is None else max(0, self.used - self.limit)
+
+    @property
+    def cap(self) -> CapState | None:
+        """The cap that it ran into, when it fitted into the period; of several the one that ends last."""
+        if self.fits or (self.limit is not None and self.used + self.held + self.amount > self.limit):
+            return None
+        full = (cap for cap in self.caps if cap.spent + self.amount > cap.limit)
+        return max(full, key=lambda cap: cap.period.end_ms or 0, default=None)
+
+    @property
+    def bound(self) -> Bound:
+        """What it ran into."""
+        cap = self.cap
+        if cap is None:
+            return Bound(self.limit, self.used, self.held, self.period)
+        return Bound(cap.limit, cap.spent, 0, cap.period)
+
+    @property
+    def need(self) -> Need:
+        """What a plan would have to allow."""
+        granted = 0 if self.limit is None or self.plan_limit is None else self.limit - self.plan_limit
+        caps = {cap.period.kind.value: cap.spent + self.amount for cap in self.caps}
+        return Need(max(0, self.used + self.held + self.amount - granted), self.amount, caps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,30 +95,30 @@ class Decision:
         return not self.allowed and all(charge.plan is None for charge in self.charges)
 
 
-def receipt_of(shard: int, epoch: int, first_n: int, count: int) -> str:
-    """Names neighbouring entries of one journal."""
-    return f"{shard}.{epoch}-{first_n}.{count}"
-
-
-def _charged(state: AccountState) -> Charged:
+def charged(state: AccountState) -> Charged:
+    """One account of a reply."""
     return Charged(
         state.metric,
-        state.amount,
+        state.amount or 0,
         state.verdict is Verdict.FITS,
-        state.terms.plan,
+        state.window.terms.plan,
         state.limit,
         state.used,
         state.held,
         state.enforcement,
         state.period,
-        warning_level(state.used, state.limit, state.terms.warn_at_pct),
+        warning_level(state.used, state.limit, state.window.terms.warn_at_pct),
+        state.plan_limit,
+        state.caps,
+        state.grants,
+        state.refunded,
     )
 
 
 def decision(demand: Demand, shard: int, reply: Reply) -> Decision:
     """The decision that an `allowed` or `denied` reply stands for."""
-    charges = tuple(map(_charged, reply.accounts))
-    receipt = None if reply.first_n is None else receipt_of(shard, reply.epoch, reply.first_n, len(charges))
+    charges = tuple(map(charged, reply.accounts))
+    receipt = None if reply.first_n is None else str(Receipt(shard, reply.epoch, reply.first_n, len(charges)))
     return Decision(
         reply.outcome is Outcome.ALLOWED,
         demand.subject,

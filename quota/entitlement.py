@@ -1,7 +1,7 @@
 """What a subscription entitles a subject to, what an operation costs, and which plan would have been enough."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from quota.catalog import Catalog, Limit, Plan
@@ -29,7 +29,8 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True)
 class Entitlement:
-    """`limit` None is unlimited. `plan` None means that no plan is in force: the limit is 0 then."""
+    """`limit` None is unlimited. `plan` None means that no plan is in force: the limit is 0 then. `caps` maps the kind
+    of a shorter window to its limit. `nature` is counter or level."""
 
     plan: str | None
     limit: int | None
@@ -37,6 +38,8 @@ class Entitlement:
     kind: PeriodKind
     anchor_ms: int | None
     warn_at_pct: tuple[int, ...]
+    nature: str = "counter"
+    caps: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,16 @@ class Upgrade:
     plan: str
     limit: int | None
     url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What must fit: `total` under the limit of the period, `amount` under a cap that was not counted so far, and
+    `caps` under those that were, by their kind."""
+
+    total: int
+    amount: int
+    caps: Mapping[str, int] = field(default_factory=dict)
 
 
 def plan_in_force(catalog: Catalog, subscription: Subscription | None) -> str | None:
@@ -66,7 +79,7 @@ def entitlement(catalog: Catalog, subscription: Subscription | None, metric_name
         raise UnknownMetric(f"there is no metric {metric_name}", metric=metric_name)
     plan_name = plan_in_force(catalog, subscription)
     if plan_name is None:
-        return Entitlement(None, 0, "hard", PeriodKind.LIFETIME, None, metric.warn_at_pct)
+        return Entitlement(None, 0, "hard", PeriodKind.LIFETIME, None, metric.warn_at_pct, metric.kind)
     granted = catalog.plans[plan_name].limits.get(metric_name, _NOTHING)
     limit, anchor_ms = granted.limit, None
     if subscription is not None and _in_force(subscription):
@@ -74,7 +87,9 @@ def entitlement(catalog: Catalog, subscription: Subscription | None, metric_name
         if limit is not None:
             limit = min(MAX_AMOUNT, limit + _added(catalog, subscription.add_ons, metric_name))
     kind = PeriodKind(granted.period or "lifetime")
-    return Entitlement(plan_name, limit, granted.enforcement, kind, anchor_ms, metric.warn_at_pct)
+    return Entitlement(
+        plan_name, limit, granted.enforcement, kind, anchor_ms, metric.warn_at_pct, metric.kind, granted.caps
+    )
 
 
 def charges_of(catalog: Catalog, operation: str, quantity: int) -> dict[str, int]:
@@ -99,12 +114,11 @@ def warning_level(used: int, limit: int | None, warn_at_pct: tuple[int, ...]) ->
     return max((percent for percent in (*warn_at_pct, 100) if used * 100 >= limit * percent), default=None)
 
 
-def cheapest_upgrade(catalog: Catalog, plan: str | None, needs: Mapping[str, int], metric: str) -> Upgrade | None:
-    """The lowest-ranked plan above this one on which all needs fit, None if there is none.
+def cheapest_upgrade(catalog: Catalog, plan: str | None, needs: Mapping[str, Need], metric: str) -> Upgrade | None:
+    """The lowest-ranked plan above this one on which all needs fit, by metric; None if there is none.
 
-    `needs` maps each metric to what must fit under its limit: used, held and asked together. Without a plan, or with
-    one that has left the catalog, every plan is an upgrade. Add-ons are left out of account: a plan is offered only if
-    it is enough by itself. `limit` is that of `metric` on the plan.
+    Without a plan, or with one that has left the catalog, every plan is an upgrade. Add-ons are left out of account: a
+    plan is offered only if it is enough by itself. `limit` is that of `metric` on the plan.
     """
     current = catalog.plans.get(plan) if plan is not None else None
     for name, candidate in sorted(catalog.plans.items(), key=lambda item: item[1].rank):
@@ -128,9 +142,13 @@ def _added(catalog: Catalog, add_ons: Mapping[str, int], metric_name: str) -> in
     return added
 
 
-def _fits(plan: Plan, metric_name: str, need: int) -> bool:
+def _fits(plan: Plan, metric_name: str, need: Need) -> bool:
     granted = plan.limits.get(metric_name, _NOTHING)
-    return granted.limit is None or granted.enforcement == "soft" or need <= granted.limit
+    if granted.enforcement == "soft":
+        return True
+    if granted.limit is not None and need.total > granted.limit:
+        return False
+    return all(need.caps.get(kind, need.amount) <= limit for kind, limit in granted.caps.items())
 
 
 def _upgrade_url(catalog: Catalog, plan: str) -> str | None:

@@ -10,7 +10,14 @@ QuotagateError
 ├── NotFound                    no such thing in this tenant
 │   ├── UnknownMetric
 │   ├── UnknownOperation
-│   └── UnknownPlan
+│   ├── UnknownPlan
+│   ├── ReceiptNotFound
+│   └── ReservationNotFound
+├── Conflict                    it cannot be done to what is there now
+│   ├── AlreadyRefunded         nothing is left of what the receipt names
+│   ├── ReservationSettled      it was committed or released, or it has expired
+│   ├── BelowZero               a level cannot be given back further than that
+│   └── TooMany                 of what one account may have at a time
 ├── NoSubscription              no active plan, and the tenant has no default one
 ├── IdempotencyKeyReused        the same key came with another body
 ├── CountersUnavailable         Redis did not answer in time, or refuses to write
@@ -78,6 +85,34 @@ class UnknownOperation(NotFound):
 
 class UnknownPlan(NotFound):
     code = "UNKNOWN_PLAN"
+
+
+class ReceiptNotFound(NotFound):
+    code = "RECEIPT_NOT_FOUND"
+
+
+class ReservationNotFound(NotFound):
+    code = "RESERVATION_NOT_FOUND"
+
+
+class Conflict(QuotagateError):
+    code = "CONFLICT"
+
+
+class AlreadyRefunded(Conflict):
+    code = "ALREADY_REFUNDED"
+
+
+class ReservationSettled(Conflict):
+    code = "RESERVATION_SETTLED"
+
+
+class BelowZero(Conflict):
+    code = "BELOW_ZERO"
+
+
+class TooMany(Conflict):
+    code = "TOO_MANY"
 
 
 class NoSubscription(QuotagateError):

@@ -1,8 +1,8 @@
 """The journal as the workers see it: each shard's stream of entries that wait for the ledger, and the counters.
 
 An entry has two fields. `line` is the script's: kind, instant, amount, change, used after it, its place among the
-entries of one receipt, the period's start and end, and the account's terms. `about` is the caller's JSON: whose account
-it is, and everything that only people ask for.
+entries of one receipt, what it refers to, the buckets and capped windows that it counts in, the account's key, and the
+account's window. `about` is the caller's JSON: everything that only people ask for.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,27 +13,30 @@ import msgspec
 from redis import Redis
 
 from quota import keys
+from quota.formats import NONE, Part, Window, number, parsed_cap_windows, parsed_parts
 from quota.keys import AccountName
-from quota.protocol import Terms
 
-COUNTER_FIELDS = ("epoch", "used", "start", "entry", "terms")
+COUNTER_FIELDS = ("state", "rule", "window")
 
 
 class About(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Whose account an entry moves, and why. The words are kept short of nothing: people read the stream."""
+    """Why an entry was made. `attempt` names one try of one request, where its id may name several; `at_ms` is the
+    instant of the request, where it was charged later; `route` is the scope of the idempotency key."""
 
-    tenant: str
-    subject: str
-    metric: str
     request_id: str | None = None
+    attempt: str | None = None
     idempotency_key: str | None = None
+    route: str | None = None
     operation: str | None = None
     reason: str | None = None
+    actor: str | None = None
+    at_ms: int | None = None
     metadata: dict[str, str | int | float] | None = None
 
 
+NO_ABOUT = About()
 encode_about = msgspec.json.Encoder().encode
-_decode_about = msgspec.json.Decoder(About).decode
+decode_about = msgspec.json.Decoder(About).decode
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -58,7 +61,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One immutable line of the ledger, as the journal tells it."""
+    """One immutable line of the ledger, as the journal tells it.
+
+    `used_after` None: it was booked into a period that is over, and only the ledger knows that balance. `detail` is
+    what it refers to: the place of the hold or entry that it settles or gives back, a hold's expiry, the cap that a
+    denial ran into, `sum:<n>` denials, `grant:<id>`.
+    """
 
     shard: int
     place: Place
@@ -66,12 +74,14 @@ class Entry:
     kind: str
     amount: int
     change: int
-    used_after: int
+    used_after: int | None
     receipt_first_n: int
     receipt_count: int
-    period_start_ms: int
-    period_end_ms: int | None
-    terms: Terms
+    detail: str | None
+    parts: tuple[Part, ...]
+    cap_windows: tuple[tuple[str, int], ...]
+    account: AccountName
+    window: Window
     about: About
 
 
@@ -91,9 +101,9 @@ def parsed_entry(shard: int, entry_id: bytes, fields: Mapping[bytes, bytes]) -> 
     """An Entry from a stream's item; ValueError when it is not one."""
     place = Place.parsed(entry_id.decode())
     try:
-        line = fields[b"line"].decode()
-        kind, at, amount, change, used_after, part, count, start, end, terms = line.split(" ", 9)
-        about = _decode_about(fields[b"about"])
+        words = fields[b"line"].decode().split(" ", 11)
+        kind, at, amount, change, used_after, part, count, detail, parts, caps, account_key, window = words
+        about = fields[b"about"]
         return Entry(
             shard,
             place,
@@ -101,15 +111,17 @@ def parsed_entry(shard: int, entry_id: bytes, fields: Mapping[bytes, bytes]) -> 
             kind,
             int(amount),
             int(change),
-            int(used_after),
+            number(used_after),
             place.n - int(part) + 1,
             int(count),
-            int(start),
-            None if end == "-" else int(end),
-            Terms.parsed(terms),
-            about,
+            None if detail == NONE else detail,
+            parsed_parts(parts),
+            parsed_cap_windows(caps),
+            keys.account_of(account_key)[1],
+            Window.parsed(window),
+            decode_about(about) if about else NO_ABOUT,
         )
-    except (KeyError, ValueError, msgspec.MsgspecError) as error:
+    except (LookupError, ValueError, msgspec.MsgspecError) as error:
         raise ValueError(f"entry {shard}.{place} cannot be read: {error}") from error
 
 
@@ -187,11 +199,12 @@ class Journal:
         for key, fields in zip(account_keys, pipeline.execute(), strict=True):
             if fields[0] is None:
                 continue  # gone since the scan saw it
-            epoch, used, start, entry, terms = (field.decode() for field in fields)
-            place = None if entry == "-" else Place.parsed(entry)
-            if place is not None and place.epoch > int(epoch):
-                raise ValueError(f"{key} stands at entry {entry}, which is of a later epoch than its own, {epoch}")
+            state, rule, window = (field.decode() for field in fields)
+            used, entry = state.split(" ")
+            place = None if entry == NONE else Place.parsed(entry)
+            if place is not None and place.epoch > int(rule.partition(" ")[0]):
+                raise ValueError(f"{key} stands at entry {entry}, which is of a later epoch than its own: {rule}")
             shard, account = keys.account_of(key)
-            kind = Terms.parsed(terms).kind
-            counters.append(Counter(shard, account, int(used), kind, int(start), place))
+            period = Window.parsed(window).period
+            counters.append(Counter(shard, account, int(used), period.kind, period.start_ms, place))
         return counters

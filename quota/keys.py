@@ -46,7 +46,7 @@ class AccountName:
     metric: str
 
     def key(self, shard: int) -> str:
-        """A hash: used, limit, end, epoch, version, enforcement, start, terms, entry."""
+        """A hash: state, rule, window, and what only some accounts have (`lua/rules/account.lua`)."""
         return f"qg:{{{shard}}}:a:{_escaped(self.tenant)}:{_escaped(self.subject)}:{_escaped(self.metric)}"
 
 
@@ -55,6 +55,16 @@ def account_of(key: str) -> tuple[int, AccountName]:
     _, tag, _, *words = key.split(":")
     tenant, subject, metric = (word.replace("%3A", ":") for word in words)
     return int(tag.strip("{}")), AccountName(tenant, subject, metric)
+
+
+def metric_of(key: str) -> str:
+    """The metric of an account's key."""
+    return key.rpartition(":")[2].replace("%3A", ":")
+
+
+def refunds(shard: int, epoch: int, first_n: int) -> str:
+    """A hash: how much of each entry of a receipt was given back, by the entry's place."""
+    return f"qg:{{{shard}}}:f:{epoch}-{first_n}"
 
 
 def record(shard: int, tenant: str, subject: str, route: str, idempotency_key: str) -> str:

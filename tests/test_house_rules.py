@@ -7,14 +7,16 @@ import tomllib
 import warnings
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from litestar import Litestar
 from litestar.routes import HTTPRoute
 
+import lua
 from gateway import openapi, problems
-from gateway.app import Gateway, routed
+from gateway.app import Gateway, hot_routes, routed
 from quota import errors
 from quota.settings import Settings, variable
 
@@ -23,6 +25,8 @@ ROOMS = ("quotagate", "gateway", "workers", "ledger", "quota", "lua")
 PRODUCT = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 PYTHON = sorted([*PRODUCT, *(ROOT / "tests").rglob("*.py"), *(ROOT / "bench").rglob("*.py")])
 SCRIPTS = sorted((ROOT / "lua").glob("*.lua"))
+RULES = sorted((ROOT / "lua/rules").glob("*.lua"))
+LUA_FILES = [*SCRIPTS, *RULES]
 MAX_LINES = 500
 ASKED_LINES = 300
 MAX_LONG_FILES = 10
@@ -45,11 +49,11 @@ def tree_of(path: Path) -> ast.Module:
 
 class TestLengths:
     def test_no_file_has_more_than_500_lines(self) -> None:
-        assert {name_of(path): lines_of(path) for path in [*PYTHON, *SCRIPTS] if lines_of(path) > MAX_LINES} == {}
+        assert {name_of(path): lines_of(path) for path in [*PYTHON, *LUA_FILES] if lines_of(path) > MAX_LINES} == {}
 
     def test_few_files_have_more_than_300_lines_and_none_of_the_product(self) -> None:
-        long = [path for path in [*PYTHON, *SCRIPTS] if lines_of(path) > ASKED_LINES]
-        assert [name_of(path) for path in long if path in PRODUCT or path in SCRIPTS] == []
+        long = [path for path in [*PYTHON, *LUA_FILES] if lines_of(path) > ASKED_LINES]
+        assert [name_of(path) for path in long if path in PRODUCT or path in LUA_FILES] == []
         assert len(long) <= MAX_LONG_FILES, [name_of(path) for path in long]
 
     def test_every_function_has_fewer_than_70_lines(self) -> None:
@@ -123,10 +127,9 @@ class TestScripts:
     def test_its_names_are_those_of_its_header(self, path: Path) -> None:
         header = Header(path)
         if path.stem == "consume":
-            assert taken_by(header, "key") == [f"{name}_key" for name in listed(header, "KEYS")]
-            arguments = taken_by(header, "argument")
-            # The two of the whole call are taken on the script's last lines, before its first request is.
-            assert [*arguments[-2:], *arguments[:-2]] == listed(header, "ARGV")
+            assert listed(header, "KEYS") == ["head", "journal", "record", "refunds", "account"]
+            for part in ("KEYS", "ARGV"):
+                assert taken_from(header, part) == set(listed(header, part))
             return
         keys = re.findall(r"^local ([a-z_, ]+) = KEYS\[1\]((?:, KEYS\[\d+\])*)$", header.code, re.MULTILINE)
         assert len(keys) == 1
@@ -143,38 +146,74 @@ class TestScripts:
             before = rest
             rest = rest.replace("KEYS[place]", "")
             assert before.count("KEYS[place]") == 2
-        if path.stem == "consume":
-            rest = rest.replace("reader(KEYS), reader(ARGV)", "")
+        if path.stem == "consume":  # its requests are any number, and it walks through both lists
+            walked = r"KEYS\[key_at \+ (\d|place)\]|ARGV\[argument_at \+ \d\]"
+            rest = re.sub(rf"{walked}|ARGV\[[123]\]|local KEYS, ARGV = KEYS, ARGV", "", rest)
         rest = rest.replace("#KEYS", "")
-        assert re.findall(r"\b(?:KEYS|ARGV)\b", rest) == []
+        assert re.findall(r"\b(?:KEYS|ARGV)\b", re.sub(r"--.*", "", rest)) == []
         code = [line for line in header.code.splitlines() if line.strip()]
         assert path.stem == "consume" or "KEYS[1]" in code[0]
 
     def test_it_neither_looks_for_keys_nor_reads_a_clock_of_its_own(self, path: Path) -> None:
-        assert not re.search(r"'(KEYS|SCAN|HGETALL|EVAL|RANDOMKEY)'|os\.(time|clock)|math\.random", Header(path).code)
+        assert not re.search(rf"{SEARCHES}|{OTHER_CLOCKS}|'TIME'", Header(path).code)
+
+    def test_what_it_includes_is_there_and_is_told_the_time_once(self, path: Path) -> None:
+        whole = lua.source(path.stem)
+        assert "@include" not in whole
+        assert whole.count("'TIME'") == (1 if path.stem in {"consume", "provision", "roll"} else 0)
+
+
+SEARCHES = r"'(KEYS|SCAN|HGETALL|EVAL|RANDOMKEY)'"
+OTHER_CLOCKS = r"os\.(time|clock)|math\.random"
+
+
+@pytest.mark.parametrize("path", RULES, ids=lambda path: path.stem)
+class TestRules:
+    def test_it_says_what_it_is_and_is_no_script_by_itself(self, path: Path) -> None:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert lines[0].startswith("-- ")
+        assert not any(line.startswith("#!") or "@include" in line for line in lines)
+
+    def test_it_is_handed_what_it_needs_and_reaches_for_no_key_or_argument(self, path: Path) -> None:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"\b(KEYS|ARGV)\b", text)
+        assert not re.search(OTHER_CLOCKS, text)
+        # The whole of an account is looked through for its holds alone; they are bounded.
+        searches = re.findall(SEARCHES + r", [\w.]+", text)
+        assert len(searches) == (1 if path.stem == "account" else 0)
+        assert path.stem != "account" or "'HGETALL', account.key)" in text
+        assert ("'TIME'" in text) == (path.stem == "clock")
+
+    def test_some_script_includes_it(self, path: Path) -> None:
+        assert any(f"-- @include rules/{path.stem}\n" in script.read_text(encoding="utf-8") for script in SCRIPTS)
 
 
 def listed(header: Header, part: str) -> list[str]:
     """The names of consume's header: it takes many requests, and each has its own."""
     text = re.sub(r"\([^)]*\)", "", " ".join(header.comment).split(f"{part}", 1)[1])
-    text = re.split(r"ARGV:|Reply:", text)[0]
+    text = re.split(r"ARGV:|Reply:|`", text)[0]
     grammar = {"then", "an", "for", "each", "charge", "request"}
     return [name for name in re.findall(r"[a-z_]+", text) if name not in grammar]
 
 
-def taken_by(header: Header, reader: str) -> list[str]:
-    """The names that consume gives to what its two readers take, in the order of the code."""
-    value = r"(?:\w+\()?next_(?:key|argument)\(\)\)?"
-    names = []
-    for left, right in re.findall(rf"([a-z_.]+(?:, [a-z_.]+)*) = ({value}(?:,\s*{value})*)", header.code):
-        kinds = re.findall(r"next_(key|argument)", right)
-        names += [name.split(".")[-1] for name, kind in zip(left.split(", "), kinds, strict=True) if kind == reader]
-    assert len(names) == header.code.count(f"next_{reader}()")
-    return names
+def taken_from(header: Header, part: str) -> set[str]:
+    """The names that consume gives to what it takes from KEYS or ARGV, without the `_key` or `_text` behind them."""
+    names = set()
+    for line in header.code.replace("{ ", "\n").replace(" }", "\n").splitlines():
+        is_table = re.match(r"\w+ = ", line.strip())
+        for piece in re.split(r", (?=\w+ = )", line.strip().rstrip(",")) if is_table else [line.strip()]:
+            left, is_one, right = piece.removeprefix("local ").partition(" = ")
+            if not is_one or part not in right or left == "KEYS, ARGV":
+                continue
+            left, right = left.rpartition(" then ")[2], right.removesuffix(" end")
+            pairs = zip(left.split(", "), right.split(", "), strict=False)
+            names |= {name.split(".")[-1] for name, value in pairs if part in value}
+    plain = {re.sub(r"_(key|text)$", "", name) for name in names}
+    return {"account" if name == "key" else name for name in plain}
 
 
 def variable_of(name: str) -> str:
-    return {"end": "period_end"}.get(name, name)  # a word of Lua's own
+    return {"until": "till"}.get(name, name)  # a word of Lua's own
 
 
 def arguments_of(header: Header) -> list[str]:
@@ -253,15 +292,19 @@ def test_the_error_tree_is_drawn_as_it_is() -> None:
     assert drawn == {name: kind.__base__.__name__ for name, kind in error_classes().items() if kind.__base__}
 
 
-def composed() -> Litestar:
-    """The application; nothing is connected."""
+def gateway() -> Gateway:
+    """Nothing is connected."""
     settings = Settings(
         redis_url="redis://127.0.0.1:1/0",
         database_url="postgresql+psycopg://nobody:nothing@127.0.0.1:1/none",
         key_pepper="12345678",
     )
-    admission: Any = None
-    return routed(Gateway(settings), admission)
+    return Gateway(settings)
+
+
+def composed() -> Litestar:
+    parts: Any = None
+    return routed(gateway(), parts)
 
 
 def test_the_application_is_composed_without_a_warning() -> None:
@@ -282,7 +325,8 @@ def test_every_route_stands_in_the_openapi_document(app: Litestar) -> None:
         path = re.sub(r"\{(\w+):\w+\}", r"{\1}", route.path)
         if isinstance(route, HTTPRoute):
             served |= {(path, method) for method in route.methods if method not in {"OPTIONS", "HEAD"}}
-    served |= {("/v1/consume", "POST"), ("/v1/check", "POST")}  # the hot path, which the edge serves itself
+    parts: Any = SimpleNamespace(admission=None, outage=None, lookups=None)
+    served |= {(route.template, "POST") for route in hot_routes(gateway(), parts)}
     assert ("/v1/catalog", "PUT") in served
     assert {each for each in served if not each[0].startswith("/schema")} == described
 

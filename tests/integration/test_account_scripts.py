@@ -7,10 +7,11 @@ import pytest
 
 from quota import keys, protocol
 from quota.entitlement import Entitlement
+from quota.formats import Terms, Window
 from quota.identifiers import MAX_AMOUNT
 from quota.periods import Period, PeriodKind
-from quota.protocol import Terms, Verdict
-from tests.integration.shard import SERVERS, SHARD, TERMS, WARN_AT_PCT, Shard, about_of, moves, outcomes, shard_on
+from quota.replies import Verdict
+from tests.integration.shard import SERVERS, SHARD, TERMS, WARN_AT_PCT, Shard, moves, outcomes, shard_on
 
 NOTHING = Period(PeriodKind.LIFETIME, 0, None)
 
@@ -25,17 +26,22 @@ def on_plan(plan: str | None, limit: int | None, kind: PeriodKind = PeriodKind.M
     return Entitlement(plan, limit, "hard", kind, None, WARN_AT_PCT)
 
 
+def window_of(shard: Shard, metric: str = "m") -> Window:
+    return Window.parsed(shard.account(metric)["window"])
+
+
 def assert_statement(shard: Shard, metric: str = "m") -> None:
     """Each line follows from the one before in its period, the last is the counter, and its id the counter's entry."""
     used: dict[tuple[str, int], int] = {}
-    entries = [each for each in shard.entries() if each.about.metric == metric]
+    entries = [each for each in shard.entries() if each.account.metric == metric]
     for each in entries:
-        window = (each.terms.kind.value, each.period_start_ms)
+        window = (each.window.period.kind.value, each.window.period.start_ms)
+        assert each.used_after is not None
         assert used.get(window, 0) + each.change == each.used_after, each
         used[window] = each.used_after
-    account = shard.account(metric)
-    assert account["entry"] == str(entries[-1].place)
-    assert used[account["terms"].split(" ")[1], int(account["start"])] == int(account["used"])
+    assert shard.entry(metric) == str(entries[-1].place)
+    period = window_of(shard, metric).period
+    assert used[period.kind.value, period.start_ms] == shard.used(metric)
 
 
 class TestProvision:
@@ -43,21 +49,15 @@ class TestProvision:
         window = shard.window()
         shard.open(limit=10, used=7, entry="1-41")
         assert shard.account() == {
-            "used": "7",
-            "limit": "10",
-            "start": str(window.start_ms),
-            "end": str(window.end_ms),
-            "epoch": "1",
-            "version": "1",
-            "enforcement": "hard",
-            "terms": TERMS,
-            "entry": "1-41",
+            "state": "7 1-41",
+            "window": f"{window.start_ms} {window.end_ms} {TERMS}",
+            "rule": f"1 1 7 {window.end_ms} - 10 hard counter",
         }
         assert (shard.entries(), shard.connection.ttl(shard.key())) == ([], -1)
 
     def test_numbers_arrive_exactly(self, shard: Shard) -> None:
         shard.open(limit=MAX_AMOUNT, used=MAX_AMOUNT - 1)
-        assert (shard.account()["used"], shard.account()["limit"]) == (str(MAX_AMOUNT - 1), str(MAX_AMOUNT))
+        assert shard.used() == MAX_AMOUNT - 1
         assert outcomes(shard.consume(shard.step(2), shard.step(1))) == ["denied", "allowed"]
 
     def test_many_gateways_that_race_here_set_and_never_add(self, shard: Shard) -> None:
@@ -65,21 +65,20 @@ class TestProvision:
         shard.consume(shard.step(1))
         for _ in range(10):
             assert shard.provision(shard.opening(used=5)) == "provisioned"
-        assert (shard.account()["used"], shard.account()["entry"]) == ("6", "1-0")
+        assert (shard.used(), shard.entry()) == (6, "1-0")
 
     def test_a_living_account_takes_the_new_terms_and_keeps_what_it_used(self, shard: Shard) -> None:
         shard.open(limit=10).consume(shard.step(4))
         raised = shard.opening(entitlement=on_plan("pro", 200), used=0, entry="-", catalog_version=2)
         assert shard.provision(raised) == "provisioned"
-        account = shard.account()
-        assert (account["used"], account["limit"], account["version"], account["entry"]) == ("4", "200", "2", "1-0")
-        assert account["terms"] == "pro month - 80,95"
+        assert (shard.used(), shard.entry(), window_of(shard).terms.plan) == (4, "1-0", "pro")
+        assert shard.account()["rule"].split(" ")[1:6:4] == ["2", "200"]
         assert len(shard.entries()) == 1
 
     def test_a_living_account_keeps_the_units_that_are_held(self, shard: Shard) -> None:
-        shard.open().connection.hset(shard.key(), "held", "3")
+        shard.open().hold(3)
         shard.provision(shard.opening(limit=20))
-        assert shard.account()["held"] == "3"
+        assert shard.consume(shard.step(1))[0].accounts[0].held == 3
 
     @pytest.mark.parametrize(("epoch", "fence"), [(2, "0"), (1, "1")])
     def test_a_shard_that_moved_meanwhile_takes_nothing(self, shard: Shard, epoch: int, fence: str) -> None:
@@ -110,15 +109,14 @@ class TestProvision:
 
     def test_an_account_of_an_older_epoch_is_written_anew_once_its_entries_are_drained(self, shard: Shard) -> None:
         shard.open().consume(shard.step(4))
-        shard.connection.hset(shard.key(), "held", "3")
+        shard.hold(3)
         shard.run(protocol.begin_epoch(SHARD, 2, ""))
         before = shard.everything()
         assert shard.provision(shard.opening(used=4), epoch=2) == "undrained"
         assert shard.everything() == before
         shard.connection.xtrim(keys.journal(SHARD), maxlen=0, approximate=False)
         assert shard.provision(shard.opening(used=4, entry="1-0"), epoch=2) == "provisioned"
-        account = shard.account()
-        assert (account["used"], account["epoch"], account["entry"], "held" in account) == ("4", "2", "1-0", False)
+        assert (shard.used(), shard.entry(), "held" in shard.account()) == (4, "1-0", False)
         (reply,) = shard.consume(shard.step(1))
         assert (reply.epoch, reply.first_n, reply.accounts[0].used) == (2, 0, 5)
 
@@ -136,30 +134,29 @@ class TestProvision:
         used = MAX_AMOUNT - 1
         assert moves(shard.entries())[1:] == [("close", 0, -used, 0), ("open", 0, used, used)]
         close, opened = shard.entries()[1:]
-        assert (close.period_start_ms, close.period_end_ms, str(close.terms)) == (old.start_ms, old.end_ms, TERMS)
-        assert (opened.period_start_ms, opened.period_end_ms) == (new.start_ms, new.end_ms)
-        assert opened.terms == Terms.of(granted)
-        assert {each.about.metric for each in (close, opened)} == {"m"}
+        assert str(close.window) == f"{old.start_ms} {old.end_ms} {TERMS}"
+        assert opened.window == Window(new, Terms.of(granted))
+        assert {each.account.metric for each in (close, opened)} == {"m"}
         assert_statement(shard)
 
     def test_a_window_without_units_is_cut_short_without_a_word(self, shard: Shard) -> None:
         shard.open()
         shard.provision(shard.opening(period=shard.window(-3, 27)))
-        assert (shard.entries(), shard.account()["start"]) == ([], str(shard.window(-3, 27).start_ms))
+        assert (shard.entries(), window_of(shard).period) == ([], shard.window(-3, 27))
 
     def test_only_another_end_of_the_same_window_hands_nothing_on(self, shard: Shard) -> None:
         shard.open().consume(shard.step(4))
         shard.provision(shard.opening(period=shard.window(-10, 5)))
-        assert (len(shard.entries()), shard.account()["used"]) == (1, "4")
+        assert (len(shard.entries()), shard.used()) == (1, 4)
 
     def test_a_missing_account_hands_on_what_the_ledger_counted_in_the_window_that_was_cut(self, shard: Shard) -> None:
         old, new = shard.window(), shard.window(-3, 27)
         shard.open("m2")
-        cut = (old, Terms("free", PeriodKind.MONTH, None, ()))
+        cut = Window(old, Terms("free", PeriodKind.MONTH, None, ()))
         assert shard.provision(shard.opening(period=new, used=6, entry="1-40", cut=cut)) == "provisioned"
         assert moves(shard.entries()) == [("close", 0, -6, 0), ("open", 0, 6, 6)]
-        assert [each.period_start_ms for each in shard.entries()] == [old.start_ms, new.start_ms]
-        assert (shard.account()["used"], shard.account()["entry"]) == ("6", "1-1")
+        assert [each.window.period for each in shard.entries()] == [old, new]
+        assert (shard.used(), shard.entry()) == (6, "1-1")
 
     def test_a_lifetime_hands_on_to_a_month_and_back(self, shard: Shard) -> None:
         lifetime = on_plan("free", 100, PeriodKind.LIFETIME)
@@ -167,26 +164,50 @@ class TestProvision:
         shard.provision(shard.opening(limit=100))
         shard.consume(shard.step(1))
         shard.provision(shard.opening(entitlement=lifetime, period=NOTHING))
-        assert (shard.account()["used"], shard.account()["end"]) == ("5", "-")
-        assert shard.entries()[-1].period_end_ms is None
+        assert (shard.used(), window_of(shard).period) == (5, NOTHING)
+        assert shard.entries()[-1].window.period == NOTHING
         assert_statement(shard)
 
     def test_a_window_that_is_over_keeps_its_units_and_the_next_starts_at_zero(self, shard: Shard) -> None:
         old = shard.window(-40, -10)
         shard.open(period=old, used=7, entry="1-40")
+        assert (shard.used(), shard.entries()) == (7, [])
         assert shard.provision(shard.opening(used=7)) == "provisioned"
         assert moves(shard.entries()) == [("close", 0, 0, 7)]
         (close,) = shard.entries()
-        assert (close.period_start_ms, close.period_end_ms) == (old.start_ms, old.end_ms)
-        account = shard.account()
-        assert (account["used"], account["start"], account["entry"]) == ("0", str(shard.window().start_ms), "1-0")
+        assert close.window.period == old
+        assert (shard.used(), window_of(shard).period, shard.entry()) == (0, shard.window(), "1-0")
+
+    def test_a_window_that_is_over_is_not_closed_for_another_that_is_over(self, shard: Shard) -> None:
+        """Whoever saw the period just before its end would have it closed twice, the second time with nothing in it."""
+        shard.open("m2")
+        old = shard.window(-40, -10)
+        for _ in range(2):
+            assert shard.provision(shard.opening(period=old, used=7, entry="1-40")) == "provisioned"
+        assert (shard.entries(), shard.used(), window_of(shard).period) == ([], 7, old)
+
+    def test_a_window_that_was_sealed_is_not_opened_again(self, shard: Shard) -> None:
+        """The clock stepped back over a period's end, and a plan changed."""
+        shard.open().consume(shard.step(4))
+        assert shard.provision(shard.opening(limit=20, period=shard.window(-40, -10))) == "provisioned"
+        assert (shard.kinds(), shard.used(), window_of(shard).period) == (["consume"], 4, shard.window())
+
+    def test_a_sealed_window_is_not_opened_again_by_way_of_a_lifetime_either(self, shard: Shard) -> None:
+        sealed = shard.window(-40, -10)
+        shard.open(period=sealed, used=7, entry="1-40")
+        assert shard.run(protocol.roll(SHARD, shard.key(), sealed, shard.words())) == "rolled"
+        shard.consume(shard.step(2))
+        shard.provision(shard.opening(entitlement=on_plan("free", 9, PeriodKind.LIFETIME), period=NOTHING))
+        before = len(shard.entries())
+        assert shard.provision(shard.opening(period=sealed)) == "provisioned"
+        assert (len(shard.entries()), shard.used(), window_of(shard).period) == (before, 2, NOTHING)
 
     def test_the_note_that_there_is_no_plan_goes_away_by_itself_and_a_plan_makes_it_stay(self, shard: Shard) -> None:
         nobody = on_plan(None, 0, PeriodKind.LIFETIME)
         shard.open(entitlement=nobody, period=NOTHING, ttl_ms=60_000)
         assert 0 < shard.connection.pttl(shard.key()) <= 60_000
         (reply,) = shard.consume(shard.step(1))
-        assert (reply.outcome, reply.accounts[0].terms.plan) == ("denied", None)
+        assert (reply.outcome, reply.accounts[0].window.terms.plan) == ("denied", None)
         shard.provision(shard.opening())
         assert shard.connection.pttl(shard.key()) == -1
         shard.provision(shard.opening(entitlement=nobody, period=NOTHING, ttl_ms=60_000))
@@ -198,18 +219,17 @@ class TestProvision:
         nobody = on_plan(None, 0, PeriodKind.LIFETIME)
         shard.provision(shard.opening(entitlement=nobody, period=NOTHING, ttl_ms=60_000))
         shard.provision(shard.opening(limit=10))
-        assert shard.account()["used"] == "4"
+        assert shard.used() == 4
         assert_statement(shard)
 
     def test_a_lost_plan_leaves_the_window_to_its_own_end_and_the_counter_in_place(self, shard: Shard) -> None:
         """Units in a window that never ends would count again in a month that was bought much later."""
         shard.open(limit=10).consume(shard.step(4))
-        before = shard.account()
+        before = shard.account()["state"], window_of(shard)
         nobody = on_plan(None, 0, PeriodKind.LIFETIME)
         shard.provision(shard.opening(entitlement=nobody, period=NOTHING, ttl_ms=60_000, keeps_window=True))
-        after = shard.account()
-        assert [after[name] for name in ("used", "start", "end")] == [before[name] for name in ("used", "start", "end")]
-        assert after["terms"].split(" ")[:2] == ["~", before["terms"].split(" ")[1]]
+        unplanned = replace(before[1], terms=replace(before[1].terms, plan=None))
+        assert (shard.account()["state"], window_of(shard)) == (before[0], unplanned)
         assert shard.connection.pttl(shard.key()) == -1
         assert_statement(shard)
 
@@ -219,27 +239,25 @@ class TestProvision:
         nobody = on_plan(None, 0, PeriodKind.LIFETIME)
         shard.provision(shard.opening(entitlement=nobody, period=NOTHING, ttl_ms=60_000, keeps_window=True))
         assert shard.entries() == []
-        assert old.end_ms is not None
-        assert shard.run(protocol.roll(SHARD, shard.key(), old.end_ms, new, about_of("m"))) == "rolled"
+        assert shard.run(protocol.roll(SHARD, shard.key(), old, Window(new, window_of(shard).terms))) == "rolled"
         assert moves(shard.entries()) == [("close", 0, 0, 5)]
-        assert shard.account()["used"] == "0"
+        assert shard.used() == 0
 
 
 class TestRoll:
     def roll(self, shard: Shard, seen: Period, to: Period) -> str:
-        assert seen.end_ms is not None
-        return str(shard.run(protocol.roll(SHARD, shard.key(), seen.end_ms, to, about_of("m"))))
+        words = Window(to, Terms("free", PeriodKind.MONTH, None, WARN_AT_PCT))
+        return str(shard.run(protocol.roll(SHARD, shard.key(), seen, words)))
 
     def test_a_period_that_has_ended_is_closed_and_the_next_opened_at_zero(self, shard: Shard) -> None:
         old, new = shard.window(-40, -10), shard.window()
         shard.open(period=old, used=7, entry="1-40")
         assert self.roll(shard, old, new) == "rolled"
-        account = shard.account()
-        assert (account["used"], account["start"], account["end"]) == ("0", str(new.start_ms), str(new.end_ms))
+        assert (shard.used(), window_of(shard).period) == (0, new)
         (close,) = shard.entries()
         assert moves([close]) == [("close", 0, 0, 7)]
-        assert (close.period_start_ms, close.period_end_ms, str(close.terms)) == (old.start_ms, old.end_ms, TERMS)
-        assert (account["entry"], close.receipt_first_n, close.receipt_count) == ("1-0", 0, 1)
+        assert str(close.window) == f"{old.start_ms} {old.end_ms} {TERMS}"
+        assert (shard.entry(), close.receipt_first_n, close.receipt_count) == ("1-0", 0, 1)
         assert outcomes(shard.consume(shard.step(10), shard.step(1))) == ["allowed", "denied"]
 
     def test_of_many_that_see_the_end_one_rolls(self, shard: Shard) -> None:

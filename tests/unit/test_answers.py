@@ -2,59 +2,19 @@
 
 import inspect
 from http import HTTPStatus
-from typing import Any
 
-import http_sf
 import msgspec
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gateway import problems
-from gateway.answers import MAX_FIELD_INTEGER, Answer, checked, consumed, metric_document, rate_limit_headers
+from gateway.answers import MAX_FIELD_INTEGER, checked, consumed, metric_document, rate_limit_headers
 from quota import errors
-from quota.catalog import Catalog, Limit, Metric, Plan
-from quota.decisions import Charged, Decision
+from quota.decisions import Charged
 from quota.identifiers import MAX_AMOUNT
 from quota.periods import DAY_MS, Period, PeriodKind
-
-START_MS = 1_793_491_200_000  # 2026-11-01T00:00:00Z
-NOW_MS = START_MS + 21 * DAY_MS
-MONTH = Period(PeriodKind.MONTH, START_MS, START_MS + 30 * DAY_MS)
-LIFETIME = Period(PeriodKind.LIFETIME, 0, None)
-CATALOG = Catalog(
-    upgrade_url="https://example.com/upgrade?plan={plan}",
-    metrics={"ai_generations": Metric(), "exports": Metric()},
-    plans={
-        "starter": Plan(rank=1, limits={"ai_generations": Limit(limit=100, period="month")}),
-        "growth": Plan(rank=2, limits={"ai_generations": Limit(limit=500, period="month")}),
-    },
-)
-
-
-def charge(metric: str = "ai_generations", **changes: Any) -> Charged:
-    usual = Charged(metric, 5, True, "starter", 100, 42, 0, "hard", MONTH, None)
-    return Charged(**({name: getattr(usual, name) for name in usual.__slots__} | changes))
-
-
-def decided(*charges: Charged, allowed: bool = True, **changes: Any) -> Decision:
-    return Decision(allowed, "u_1", charges, NOW_MS, **changes)
-
-
-def body(answer: Answer) -> dict[str, Any]:
-    return dict(msgspec.json.decode(answer.body))
-
-
-def header(answer: Answer, name: str) -> list[str]:
-    return [value for each, value in answer.headers if each == name]
-
-
-def parsed(headers: list[tuple[str, str]], name: str) -> dict[str, dict[str, Any]]:
-    """A RateLimit field as a structured-field library reads it: parameters by name."""
-    (value,) = (text for each, text in headers if each == name)
-    items: Any = http_sf.parse(value.encode(), tltype="list")
-    assert len({item for item, _ in items}) == len(items)
-    return {item: dict(parameters) for item, parameters in items}
+from tests.unit.decided import CATALOG, LIFETIME, NOW_MS, START_MS, body, charge, decided, header, parsed
 
 
 def test_an_allowed_consume_has_every_field_of_the_contract() -> None:
@@ -174,6 +134,15 @@ def test_a_metric_of_a_status_is_a_charge_without_what_was_asked() -> None:
     assert metric_document(charge())["grants"] == []
 
 
+def test_of_several_that_did_not_fit_the_wait_is_for_the_last_of_them() -> None:
+    shorter = Period(PeriodKind.DAY, NOW_MS - 1000, NOW_MS + 5000)
+    for charges in ((charge(fits=False, period=shorter), charge("exports", fits=False)), (charge(fits=False),) * 2):
+        answer = consumed(decided(*charges, allowed=False), CATALOG, "/")
+        assert header(answer, "retry-after") == ["777600"]
+    endless = (charge(fits=False), charge("exports", fits=False, period=LIFETIME))
+    assert header(consumed(decided(*endless, allowed=False), CATALOG, "/"), "retry-after") == []
+
+
 calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 names = st.from_regex(r"[A-Za-z0-9._\-:@/+]{1,200}", fullmatch=True)
 periods = st.just(LIFETIME) | st.builds(
@@ -225,7 +194,7 @@ every_error = [
 
 @pytest.mark.parametrize("kind", every_error, ids=lambda kind: kind.__name__)
 def test_every_error_is_a_problem_document(kind: type[errors.QuotagateError]) -> None:
-    error = kind(["what is wrong"]) if kind is errors.CatalogInvalid else kind("what is wrong", field="amount")  # type: ignore[arg-type,call-arg]
+    error = kind(["what is wrong"]) if kind is errors.CatalogInvalid else kind("what is wrong", field="amount")
     status, headers, document = problems.of_error(error, "/v1/consume")
     found = msgspec.json.decode(document)
     assert headers["content-type"] == "application/problem+json"

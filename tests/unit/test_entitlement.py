@@ -1,20 +1,17 @@
-"""Entitlements: whose plan counts, what it allows, what an operation costs, when to warn and what to offer."""
+"""Entitlements: whose plan counts, what it allows, what an operation costs and when to warn."""
 
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quota.catalog import Catalog, parse_toml
+from quota.catalog import parse_toml
 from quota.entitlement import (
     SUBSCRIPTION_STATUSES,
     Entitlement,
     Subscription,
-    Upgrade,
     charges_of,
-    cheapest_upgrade,
     entitlement,
     plan_in_force,
     warning_level,
@@ -89,7 +86,9 @@ def test_the_plans_limit_its_period_and_the_anchor_make_the_entitlement() -> Non
 
 
 def test_a_limit_without_a_period_holds_for_a_lifetime() -> None:
-    assert entitlement(CATALOG, None, "projects") == Entitlement("free", 3, "hard", PeriodKind.LIFETIME, None, (80, 95))
+    assert entitlement(CATALOG, None, "projects") == Entitlement(
+        "free", 3, "hard", PeriodKind.LIFETIME, None, (80, 95), "level"
+    )
 
 
 def test_add_ons_are_added_as_often_as_they_were_bought() -> None:
@@ -195,69 +194,16 @@ def test_warnings_agree_with_exact_fractions(used: int, limit: int, levels: set[
     assert warning_level(used, limit, tuple(sorted(levels))) == max(reached, default=None)
 
 
-def upgrade_to(plan: str | None, catalog: Catalog = CATALOG, **needs: int) -> Upgrade | None:
-    return cheapest_upgrade(catalog, plan, needs, next(iter(needs)))
-
-
-def test_the_upgrade_is_the_lowest_plan_above_on_which_the_request_fits() -> None:
-    assert upgrade_to("free", generations=11) == Upgrade(
-        "starter", 100, "https://example.com/starter/upgrade?plan=starter"
+def test_caps_and_the_kind_of_a_metric_come_along() -> None:
+    capped = parse_toml(
+        """
+[metrics.m]
+[plans.weekly]
+limits.m = { limit = 1000, period = "month", caps = { day = 20, week = 50 } }
+"""
     )
-    assert upgrade_to("free", generations=100) == upgrade_to("free", generations=11)
-
-
-def test_a_plans_name_is_percent_encoded_in_the_address() -> None:
-    assert upgrade_to("free", generations=101) == Upgrade(
-        "team/eu", 500, "https://example.com/team%2Feu/upgrade?plan=team%2Feu"
-    )
-
-
-def test_a_plan_is_offered_only_if_every_need_fits() -> None:
-    both = cheapest_upgrade(CATALOG, "free", {"generations": 200, "projects": 4}, "projects")
-    assert both is not None
-    assert (both.plan, both.limit) == ("team/eu", 5)
-    assert cheapest_upgrade(CATALOG, "free", {"generations": 200, "projects": 6}, "projects") is None
-
-
-def test_a_plan_of_the_same_or_a_lower_rank_is_no_upgrade() -> None:
-    assert upgrade_to("starter", projects=7) is None
-    assert upgrade_to("vast", projects=1) is None
-
-
-def test_soft_and_unlimited_fit_whatever_is_needed() -> None:
-    soft, unlimited = upgrade_to("free", exports=1_000), upgrade_to("starter", exports=MAX_AMOUNT * 2)
-    assert soft is not None
-    assert unlimited is not None
-    assert (soft.plan, soft.limit, unlimited.plan, unlimited.limit) == ("starter", 1, "team/eu", None)
-
-
-@pytest.mark.parametrize("plan", [None, "gone"])
-def test_without_a_plan_every_plan_is_an_upgrade(plan: str | None) -> None:
-    upgrade = upgrade_to(plan, generations=1)
-    assert upgrade is not None
-    assert upgrade.plan == "free"
-
-
-def test_a_plan_that_does_not_name_the_metric_is_no_upgrade() -> None:
-    assert upgrade_to("free", searches=1) is None
-
-
-def test_without_an_address_the_upgrade_has_none() -> None:
-    catalog = parse_toml(CATALOG_TOML.replace("upgrade_url", "# upgrade_url"))
-    assert upgrade_to("free", catalog, generations=11) == Upgrade("starter", 100, None)
-
-
-def test_the_credits_example_prices_its_operations_and_offers_the_next_plan() -> None:
-    credits = parse_toml((Path(__file__).parents[2] / "examples" / "credits.toml").read_text())
-    prices = {name: charges_of(credits, name, 1).get("credits", 0) for name in credits.operations}
-    assert prices == {
-        **{"create_reel": 5, "create_carousel": 1, "generate_ai_image": 3},
-        **{"regenerate_copy": 1, "publish": 1, "create_post": 0},
-    }
-    by_rank = sorted(credits.plans, key=lambda name: credits.plans[name].rank)
-    assert [(name, credits.plans[name].limits["credits"].limit) for name in by_rank] == [
-        *(("free", 35), ("starter", 200), ("pro", 700), ("business", 2_000), ("agency", 7_000))
-    ]
-    assert upgrade_to("free", credits, credits=36) == Upgrade(
-        "starter", 200, "https://example.com/pricing?plan=starter"
-    )
+    found = entitlement(capped, subscribed("weekly"), "m")
+    assert (found.caps, found.nature) == ({"day": 20, "week": 50}, "counter")
+    assert entitlement(CATALOG, None, "projects").nature == "level"
+    assert entitlement(CATALOG_WITHOUT_DEFAULT, None, "projects").nature == "level"
+    assert entitlement(CATALOG_WITHOUT_DEFAULT, None, "projects").caps == {}

@@ -1,0 +1,182 @@
+-- An account between its hash and the rules. A text that the rules would not write the same again is damaged: it is
+-- never half understood.
+--
+-- A table has: key, used, held, limit (nil: unlimited), enforcement, nature, start, period_end (nil: never), window,
+-- entry, warned, grants, caps, hold_count, first_expiry, holds (nil: not looked at), denials, seal, sealed, expired_ms.
+
+local function parsed_grants(text)
+  local grants = {}
+  for id, priority, expires, left, taken, held in string.gmatch(text, '(%d+) (%-?%d+) (%S+) (%d+) (%d+) (%d+)') do
+    grants[#grants + 1] = { id = id, priority = tonumber(priority), expires = tonumber(expires), left = tonumber(left),
+      taken = tonumber(taken), held = tonumber(held) }
+  end
+  return grants
+end
+
+local function grants_text(grants)
+  local texts = {}
+  for place, grant in ipairs(grants) do
+    texts[place] = table.concat({ grant.id, digits(grant.priority), digits(grant.expires), digits(grant.left),
+      digits(grant.taken), digits(grant.held) }, ' ')
+  end
+  return table.concat(texts, ';')
+end
+
+local function parsed_caps(text)
+  local caps = {}
+  for kind, start, till, limit, spent in string.gmatch(text, '(%l+) (%-?%d+) (%-?%d+) (%d+) (%d+)') do
+    caps[#caps + 1] = { kind = kind, start = start, till = tonumber(till), limit = tonumber(limit),
+      spent = tonumber(spent) }
+  end
+  return caps
+end
+
+local function caps_text(caps)
+  local texts = {}
+  for place, cap in ipairs(caps) do
+    texts[place] = table.concat({ cap.kind, cap.start, digits(cap.till), digits(cap.limit), digits(cap.spent) }, ' ')
+  end
+  return table.concat(texts, ';')
+end
+
+-- Parts say which buckets units came from: the plan's allowance, then `id:priority:expires:units` of each grant.
+local function parsed_parts(text)
+  local parts = {}
+  for word in string.gmatch(text, '[^,]+') do
+    local id, priority, expires, units = string.match(word, '^(%d+):(%-?%d+):([^:]+):(%d+)$')
+    if id then
+      parts[#parts + 1] = { units = tonumber(units), id = id, priority = tonumber(priority),
+        expires = tonumber(expires) }
+    else
+      parts[#parts + 1] = { units = tonumber(word) }
+    end
+  end
+  return parts
+end
+
+local function parts_text(parts)
+  local texts = {}
+  for place, part in ipairs(parts) do
+    texts[place] = digits(part.units)
+    if part.id then
+      texts[place] = part.id .. ':' .. digits(part.priority) .. ':' .. digits(part.expires) .. ':' .. texts[place]
+    end
+  end
+  return table.concat(texts, ',')
+end
+
+local WINDOW = '^(%-?%d+) (%-?%d*) %S+ %l+ %S+ %S+$'
+
+-- A hold is `amount expires parts caps`, and the words of its period once that has been closed. Raises when damaged.
+local function hold_text(hold)
+  local text = table.concat({ digits(hold.amount), digits(hold.expires), parts_text(hold.parts), hold.caps }, ' ')
+  return hold.sealed and text .. ' ' .. hold.sealed or text
+end
+
+local function parsed_hold(place, text)
+  local amount, expires, parts, caps, sealed = string.match(text, '^(%d+) (%d+) (%S+) (%S+) ?(.*)$')
+  local hold = { place = place, amount = tonumber(amount), expires = tonumber(expires), parts = parsed_parts(parts or ''),
+    caps = caps or '', sealed = sealed ~= '' and sealed or nil }
+  if hold_text(hold) ~= text or (hold.sealed and not string.find(hold.sealed, WINDOW)) then
+    error('the hold ' .. place .. ' is damaged', 0)
+  end
+  return hold
+end
+
+local function by_place(one, other)
+  local one_epoch, one_n = string.match(one, '^(%d+)%-(%d+)$')
+  local other_epoch, other_n = string.match(other, '^(%d+)%-(%d+)$')
+  if one_epoch ~= other_epoch then return tonumber(one_epoch) < tonumber(other_epoch) end
+  return tonumber(one_n) < tonumber(other_n)
+end
+
+-- The windows of an account's caps, as a taking remembers them.
+local function cap_windows(account)
+  local texts = {}
+  for place, cap in ipairs(account.caps) do texts[place] = cap.kind .. ':' .. cap.start end
+  return #texts > 0 and table.concat(texts, ',') or '-'
+end
+
+local OPTIONAL = { 'held', 'grants', 'caps', 'warned', 'denials', 'seal', 'sealed', 'newest_grant', 'expired' }
+local DENIALS = '^(%d+) (%d+) (%d+) (%d+)$'
+
+-- `window` is `<start_ms> <end_ms | -> <plan> <kind> <anchor> <levels>`. False when it is not.
+local function set_window(account, words)
+  local start, period_end = string.match(words, WINDOW)
+  account.window, account.start, account.period_end = words, start, tonumber(period_end)
+  return start and (period_end == '-' or account.period_end)
+end
+
+local function has_damaged_options(account)
+  local found = account.found
+  return grants_text(account.grants) ~= found.grants or caps_text(account.caps) ~= found.caps
+    or (found.held ~= '' and not (account.held and account.held <= MAX_AMOUNT))
+    or (found.warned ~= '' and not whole(found.warned))
+    or (found.denials ~= '' and not string.find(found.denials, DENIALS))
+    or (found.seal ~= '' and not string.find(found.seal, '^%d+%-%d+ %d+%-%d+$'))
+    or (found.sealed ~= '' and not string.find(found.sealed, WINDOW))
+    or (found.newest_grant ~= '' and not whole(found.newest_grant))
+    or (found.expired ~= '' and not whole(found.expired))
+end
+
+-- The account, or nil and what is wrong with it; nil alone when there is none.
+local function load_account(key)
+  local fields = redis.pcall('HMGET', key, 'state', 'rule', 'window', unpack(OPTIONAL))
+  if fields.err then return nil, tostring(fields.err) end
+  local state, rule, window = fields[1], fields[2], fields[3]
+  if not (state or rule or window) then return nil end
+  local account = { key = key, window = window, found = {} }
+  for place, name in ipairs(OPTIONAL) do account.found[name] = fields[3 + place] or '' end
+  local found = account.found
+  local used, entry = string.match(state or '', '^(%d+) ([%d-]+)$')
+  local epoch, version, till, limit, enforcement, nature =
+    string.match(rule or '', '^(%d+) (%-?%d+) %-?%d+ %-?%d+ (%-?%d*) (%-?%d*) (%l+) (%l+)$')
+  account.used, account.entry, account.epoch, account.version = whole(used or ''), entry, epoch, tonumber(version)
+  account.limit, account.enforcement, account.nature = whole(limit or ''), enforcement, nature
+  account.until_ms = tonumber(till) or NEVER
+  account.held, account.hold_count, account.first_expiry, account.hold_changes = 0, 0, NEVER, {}
+  if found.held ~= '' then
+    local held, hold_count, first_expiry = string.match(found.held, '^(%d+) (%d+) (%d+)$')
+    account.held, account.hold_count, account.first_expiry = tonumber(held), tonumber(hold_count), tonumber(first_expiry)
+  end
+  account.grants, account.caps = parsed_grants(found.grants), parsed_caps(found.caps)
+  account.warned, account.denials = tonumber(found.warned) or 0, found.denials
+  account.seal, account.sealed, account.expired_ms = found.seal, found.sealed, tonumber(found.expired) or 0
+  account.newest_grant = found.newest_grant ~= '' and found.newest_grant or '0'
+  if not account.used or not epoch or not set_window(account, window or '') or (limit ~= '-' and not account.limit)
+    or has_damaged_options(account) then
+    return nil, key .. ' is damaged'
+  end
+  return account
+end
+
+local function load_holds(account)
+  if account.holds then return end
+  account.holds = {}
+  if account.hold_count == 0 then return end
+  local fields, count = redis.call('HGETALL', account.key), 0
+  for place = 1, #fields, 2 do
+    local name = string.match(fields[place], '^h:(%d+%-%d+)$')
+    if name then account.holds[name], count = parsed_hold(name, fields[place + 1]), count + 1 end
+  end
+  if count ~= account.hold_count then error(account.key .. ' has lost a hold', 0) end
+end
+
+local function find_hold(account, place)
+  if account.holds then return account.holds[place] end
+  local text = account.hold_count > 0 and redis.call('HGET', account.key, 'h:' .. place)
+  return text and parsed_hold(place, text)
+end
+
+local function change_hold(account, place, hold)
+  account.hold_changes[place] = hold and hold_text(hold) or ''
+  if account.holds then account.holds[place] = hold end
+end
+
+-- Runs what decides. Nothing is written before it is done, so that a text over which it stumbles has changed nothing:
+-- then nil, and why.
+local function carefully(decide, ...)
+  local is_fine, found = pcall(decide, ...)
+  if is_fine then return found end
+  return nil, type(found) == 'table' and tostring(found.err) or tostring(found)
+end

@@ -1,0 +1,61 @@
+"""An outage with its surroundings."""
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gateway.answers import Answer
+from gateway.outage import Outage
+from gateway.spool import Spool
+from ledger.outages import LetThrough
+from quota.catalog import Catalog, Metric, Operation
+from quota.demands import Asked, Demand
+from quota.errors import CountersUnavailable
+from quota.periods import from_rfc3339
+from quota.protocol import Mode
+from tests.unit.fakes import FakeAdmission, FakeCatalogs, FakeCounters, FakeStore, KeptOutages
+
+AT_MS = from_rfc3339("2026-01-31T23:59:59Z")
+CATALOG = Catalog(
+    metrics={"a": Metric(on_outage="allow"), "b": Metric(on_outage="allow"), "strict": Metric()},
+    operations={
+        "open": Operation(charges={"a": 5, "b": 1}),
+        "mixed": Operation(charges={"a": 5, "strict": 1}),
+        "free": Operation(),
+    },
+)
+DEMAND = Demand("t", "u", Mode.CONSUME, "r-1", (Asked("a", 5),), route="consume")
+KEYED = dataclasses.replace(DEMAND, idempotency_key="k", fingerprint="f")
+AWAY = CountersUnavailable("the counters did not answer in time")
+T = TypeVar("T")
+
+
+class Scene:
+    """The counters are away, the ledger is there."""
+
+    def __init__(self, folder: Path, catalog: Catalog | None = CATALOG) -> None:
+        self.kept = KeptOutages()
+        self.store = FakeStore(self.kept.statements())
+        self.counters = FakeCounters(AT_MS)
+        self.admission = FakeAdmission(FakeCatalogs(catalog))
+        self.admission.now_ms = AT_MS
+        self.spool = Spool(folder)
+        parts: Any = (self.admission, self.counters, self.store, self.spool)
+        self.outage = Outage(*parts)
+
+    def let_through(self, *demands: Demand) -> list[Answer]:
+        async def ask() -> list[Answer]:
+            return await asyncio.gather(*(self.outage.let_through(each, AWAY) for each in demands))
+
+        return asyncio.run(ask())
+
+    def run(self, work: Callable[[], Awaitable[T]]) -> T:
+        async def call() -> T:
+            return await work()
+
+        return asyncio.run(call())
+
+    def spooled(self) -> list[LetThrough]:
+        return [entry for _, entries in self.spool.waiting() for entry in entries]

@@ -1,0 +1,172 @@
+"""What a receipt or a reservation names: in the journal while it is young, then in the ledger, and nobody else's."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway.lookups import Lookups
+from ledger import holds, receipts
+from ledger.receipts import Taken
+from quota.errors import CountersUnavailable, ReceiptNotFound
+from quota.formats import Part
+from quota.handles import Receipt, Reservation
+from quota.journal import Entry, Place
+from quota.keys import AccountName
+from tests.unit.entries import MONTH, entry
+from tests.unit.fakes import SHARDS, FakeCounters, FakeStore
+
+ACCOUNT, OTHER = AccountName("t", "u", "m"), AccountName("t", "u", "m2")
+PAIR: dict[str, Any] = {"receipt_first_n": 7, "receipt_count": 2}
+RECEIPT = Receipt(3, 1, 7, 2)
+HOLD = Reservation(1, 7, "u", "m")
+
+
+def old(place: Place, account: AccountName) -> Taken:
+    return Taken(place, account, "consume", 5, "5", "-", late=None, sealed=None, refunded=2)
+
+
+OLD = [old(Place(1, 7), ACCOUNT), old(Place(1, 8), OTHER)]
+
+
+class Scene:
+    """Both stores. `old` is what the ledger has of a receipt, by tenant; `settled_by` of a hold."""
+
+    def __init__(self) -> None:
+        self.counters = FakeCounters()
+        self.old: dict[str, list[Taken]] = {}
+        self.settled_by: dict[str, str] = {}
+        self.store = FakeStore(
+            {
+                receipts.find: lambda tenant, *_: self.old.get(tenant, []),
+                holds.settled_by: lambda tenant, *_: self.settled_by.get(tenant),
+            }
+        )
+        parts: Any = (self.counters, self.store, SHARDS)
+        self.lookups = Lookups(*parts)
+
+    def journal(self, *entries: Entry) -> None:
+        self.counters.journal[3] = list(entries)
+
+    def taken(self, receipt: Receipt = RECEIPT, tenant: str = "t") -> tuple[int, list[Taken]]:
+        return asyncio.run(self.lookups.taken(tenant, receipt))
+
+    def end(self, tenant: str = "t", name: Reservation = HOLD) -> str | None:
+        return asyncio.run(self.lookups.end_of_hold(tenant, 3, name))
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+def test_a_young_receipt_is_found_in_the_journal_without_asking_the_ledger(scene: Scene) -> None:
+    parts, caps = (Part(3), Part(2, 9, 0, None)), (("day", 42),)
+    scene.journal(entry(6), entry(7, **PAIR), entry(8, account=OTHER, parts=parts, cap_windows=caps, **PAIR), entry(9))
+    epoch, (first, second) = scene.taken()
+    assert epoch == 1
+    assert first == Taken(Place(1, 7), ACCOUNT, "consume", 5, "-", "-", late=None, sealed=None, refunded=0)
+    assert (second.account, second.parts, second.caps) == (OTHER, "3,9:0:-:2", "day:42")
+    assert scene.store.asked == []
+    assert scene.counters.looks == [(3, "1-7", "1-8")]
+
+
+def test_one_that_was_booked_late_says_into_which_window(scene: Scene) -> None:
+    scene.journal(entry(7, used_after=None))
+    (found,) = scene.taken(Receipt(3, 1, 7, 1))[1]
+    assert found.late == str(MONTH)
+
+
+def test_an_old_receipt_is_found_in_the_ledger(scene: Scene) -> None:
+    scene.old["t"] = OLD
+    scene.counters.epoch = 4
+    assert scene.taken() == (4, OLD)
+
+
+def test_one_that_is_half_trimmed_is_in_the_ledger_whole(scene: Scene) -> None:
+    scene.journal(entry(8, account=OTHER, **PAIR))
+    scene.old["t"] = OLD
+    assert scene.taken()[1] == OLD
+
+
+def test_one_that_is_on_its_way_is_neither_found_nor_denied(scene: Scene) -> None:
+    scene.journal(entry(8, account=OTHER, **PAIR))
+    with pytest.raises(CountersUnavailable, match="on its way into the ledger"):
+        scene.taken()
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [],
+        [entry(7), entry(8)],
+        [entry(7, receipt_first_n=6, receipt_count=2), entry(8, receipt_first_n=6, receipt_count=2)],
+        [entry(7, **PAIR), entry(8, "warned", **PAIR)],
+        [entry(7, "refund", **PAIR), entry(8, "refund", **PAIR)],
+        [entry(7, "hold", **PAIR), entry(8, "hold", **PAIR)],
+        [entry(7, account=AccountName("t2", "u", "m"), **PAIR), entry(8, account=AccountName("t2", "u", "m2"), **PAIR)],
+    ],
+)
+def test_what_was_never_given_out_to_this_tenant_is_not_found(scene: Scene, entries: list[Entry]) -> None:
+    scene.journal(*entries)
+    scene.old["t2"] = OLD
+    with pytest.raises(ReceiptNotFound):
+        scene.taken()
+
+
+def test_a_commit_has_a_receipt_too(scene: Scene) -> None:
+    scene.journal(entry(7, "commit"))
+    assert scene.taken(Receipt(3, 1, 7, 1))[1][0].kind == "commit"
+
+
+def test_a_shard_that_does_not_exist_is_not_looked_at(scene: Scene) -> None:
+    with pytest.raises(ReceiptNotFound):
+        scene.taken(Receipt(SHARDS, 1, 7, 1))
+    assert (scene.counters.looks, scene.store.asked) == ([], [])
+
+
+def test_without_an_epoch_nothing_is_given_back(scene: Scene) -> None:
+    scene.counters.epoch, scene.old["t"] = None, OLD
+    with pytest.raises(CountersUnavailable, match="rebuilt"):
+        scene.taken()
+
+
+def test_the_epoch_is_read_before_anything_else(scene: Scene) -> None:
+    """What was given back in this epoch and is not in the ledger yet is remembered as long as this epoch lasts."""
+
+    async def epochs(shards: list[int]) -> dict[int, int | None]:
+        assert (scene.counters.looks, scene.store.asked) == ([], [])
+        return dict.fromkeys(shards, 1)
+
+    scene.counters.epochs = epochs  # type: ignore[method-assign]
+    scene.old["t"] = OLD
+    assert scene.taken() == (1, OLD)
+
+
+@pytest.mark.parametrize("kind", ["commit", "release", "expire"])
+def test_how_a_hold_ended_is_known_to_the_ledger_or_to_the_journal(scene: Scene, kind: str) -> None:
+    scene.settled_by["t"] = kind
+    assert scene.end() == kind
+    scene.settled_by["t"] = "open"
+    scene.journal(entry(9, "consume"), entry(10, kind, detail="1-7"))
+    assert scene.end() == kind
+    scene.settled_by.clear()
+    scene.journal(entry(7, "hold"), entry(8, "commit", detail="1-6"), entry(10, kind, detail="1-7"))
+    assert scene.end() == kind
+
+
+def test_a_hold_of_which_no_end_is_found_has_expired(scene: Scene) -> None:
+    scene.settled_by["t"] = "open"
+    assert scene.end() == "expire"
+    scene.settled_by.clear()
+    scene.journal(entry(7, "hold"))
+    assert scene.end() == "expire"
+
+
+@pytest.mark.parametrize(
+    "entries", [[], [entry(7)], [entry(8, "hold")], [entry(7, "hold", account=AccountName("t2", "u", "m"))]]
+)
+def test_a_hold_that_this_tenant_never_made_is_not_known(scene: Scene, entries: list[Entry]) -> None:
+    scene.journal(*entries)
+    scene.settled_by["t2"] = "commit"
+    assert scene.end() is None
