@@ -1,4 +1,4 @@
-"""What Postgres says of accounts: the balance in each running period, and the balance at one entry."""
+"""What Postgres says of accounts: balances of running periods and capped windows, seals, the balance at an entry."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -9,7 +9,10 @@ from sqlalchemy import Connection, text
 from ledger.instants import from_timestamp, to_timestamp
 from quota.journal import Counter, Place
 from quota.keys import AccountName
-from quota.periods import Period, PeriodKind
+from quota.periods import DAY_MS, Period, PeriodKind
+
+LONGEST_CAP_MS = 400 * DAY_MS
+"""Longer than a year, the longest window that a cap can have: one that began earlier is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,15 @@ class Balance:
     plan: str | None
     used: int
     place: Place
+
+
+def names_of(accounts: Sequence[AccountName]) -> dict[str, list[str]]:
+    """Accounts as the parameters of a statement: tenants, subjects and metrics, side by side."""
+    return {
+        "tenants": [account.tenant for account in accounts],
+        "subjects": [account.subject for account in accounts],
+        "metrics": [account.metric for account in accounts],
+    }
 
 
 _running = text(
@@ -38,15 +50,7 @@ def running_balances(
     connection: Connection, accounts: Sequence[AccountName], now_ms: int
 ) -> dict[AccountName, list[Balance]]:
     """The balances of periods that have not ended at `now_ms`, the one that moved last first."""
-    rows = connection.execute(
-        _running,
-        {
-            "tenants": [account.tenant for account in accounts],
-            "subjects": [account.subject for account in accounts],
-            "metrics": [account.metric for account in accounts],
-            "now": to_timestamp(now_ms),
-        },
-    )
+    rows = connection.execute(_running, names_of(accounts) | {"now": to_timestamp(now_ms)})
     found: dict[AccountName, list[Balance]] = defaultdict(list)
     for row in rows:
         end_ms = None if row.period_end is None else from_timestamp(row.period_end)
@@ -54,6 +58,89 @@ def running_balances(
         account = AccountName(row.tenant, row.subject, row.metric)
         found[account].append(Balance(period, row.plan, row.used, Place(row.epoch, row.n)))
     return found
+
+
+# Redis was lost after the period's end and before anybody rolled it. Its balance is still to be sealed.
+_unsealed = text(
+    """
+    SELECT b.tenant, b.subject, b.metric, b.period_kind, b.period_start, b.period_end, b.plan, b.used, b.epoch, b.n
+    FROM unnest(CAST(:tenants AS text[]), CAST(:subjects AS text[]), CAST(:metrics AS text[]))
+         AS wanted (tenant, subject, metric)
+    CROSS JOIN LATERAL (
+        SELECT * FROM balances c
+        WHERE (c.tenant, c.subject, c.metric) = (wanted.tenant, wanted.subject, wanted.metric)
+          AND c.period_end <= :now
+          AND (c.used > 0 OR EXISTS (
+              SELECT FROM holds h
+              WHERE (h.tenant, h.subject, h.metric) = (wanted.tenant, wanted.subject, wanted.metric)
+                AND h.settled_by IS NULL AND h.sealed IS NULL
+          ))
+        ORDER BY c.period_end DESC LIMIT 1
+    ) AS b
+    WHERE NOT EXISTS (
+        SELECT FROM entries e
+        WHERE (e.tenant, e.subject, e.metric) = (b.tenant, b.subject, b.metric)
+          AND e.kind = 'close' AND e.change = 0 AND (e.period_kind, e.period_start) = (b.period_kind, b.period_start)
+    )
+    """
+)
+
+
+def unsealed_balances(
+    connection: Connection, accounts: Sequence[AccountName], now_ms: int
+) -> dict[AccountName, Balance]:
+    """Of each account the balance of its newest period that has ended at `now_ms`, if nothing has sealed it."""
+    found = {}
+    for row in connection.execute(_unsealed, names_of(accounts) | {"now": to_timestamp(now_ms)}):
+        period = Period(PeriodKind(row.period_kind), from_timestamp(row.period_start), from_timestamp(row.period_end))
+        account = AccountName(row.tenant, row.subject, row.metric)
+        found[account] = Balance(period, row.plan, row.used, Place(row.epoch, row.n))
+    return found
+
+
+_cap_spent = text(
+    """
+    SELECT c.tenant, c.subject, c.metric, c.period_kind, c.period_start, c.used
+    FROM unnest(CAST(:tenants AS text[]), CAST(:subjects AS text[]), CAST(:metrics AS text[]))
+         AS wanted (tenant, subject, metric)
+    JOIN cap_balances c USING (tenant, subject, metric)
+    WHERE c.period_start > :earliest
+    """
+)
+
+
+def cap_spent(
+    connection: Connection, accounts: Sequence[AccountName], now_ms: int
+) -> dict[AccountName, dict[tuple[str, int], int]]:
+    """What each account used in capped windows that may run at `now_ms`: kind and start_ms -> units. Holds are not in
+    it."""
+    rows = connection.execute(_cap_spent, names_of(accounts) | {"earliest": to_timestamp(now_ms - LONGEST_CAP_MS)})
+    found: dict[AccountName, dict[tuple[str, int], int]] = defaultdict(dict)
+    for row in rows:
+        window = (row.period_kind, from_timestamp(row.period_start))
+        found[AccountName(row.tenant, row.subject, row.metric)][window] = row.used
+    return found
+
+
+_seals = text(
+    """
+    SELECT wanted.tenant, wanted.subject, wanted.metric, seal.epoch, seal.n
+    FROM unnest(CAST(:tenants AS text[]), CAST(:subjects AS text[]), CAST(:metrics AS text[]))
+         AS wanted (tenant, subject, metric)
+    CROSS JOIN LATERAL (
+        SELECT e.epoch, e.n FROM entries e
+        WHERE e.tenant = wanted.tenant AND e.subject = wanted.subject AND e.metric = wanted.metric
+          AND e.kind = 'close' AND e.change = 0
+        ORDER BY e.epoch DESC, e.n DESC LIMIT 1
+    ) AS seal
+    """
+)
+
+
+def seals(connection: Connection, accounts: Sequence[AccountName]) -> dict[AccountName, Place]:
+    """The place of the last entry that sealed a period, of those accounts that have one."""
+    rows = connection.execute(_seals, names_of(accounts))
+    return {AccountName(row.tenant, row.subject, row.metric): Place(row.epoch, row.n) for row in rows}
 
 
 # From the balance as it is now, the changes after the wanted entry are taken off again: few, while traffic goes on.
@@ -85,10 +172,8 @@ def used_at(connection: Connection, counters: Sequence[Counter]) -> list[int]:
     places = [counter.entry or before_all for counter in counters]
     rows = connection.execute(
         _at_entry,
-        {
-            "tenants": [counter.account.tenant for counter in counters],
-            "subjects": [counter.account.subject for counter in counters],
-            "metrics": [counter.account.metric for counter in counters],
+        names_of([counter.account for counter in counters])
+        | {
             "kinds": [counter.period_kind for counter in counters],
             "starts": [to_timestamp(counter.period_start_ms) for counter in counters],
             "epochs": [place.epoch for place in places],

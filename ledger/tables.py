@@ -1,8 +1,11 @@
 """The tables as the code sees them. The migrations make them; a test compares the two."""
 
+from typing import Any
+
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -15,12 +18,37 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    false,
     func,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData()
+
+
+def _texts(*names: str) -> list[Column[str]]:
+    return [Column(name, Text, nullable=False) for name in names]
+
+
+def _optional_texts(*names: str) -> list[Column[str]]:
+    return [Column(name, Text) for name in names]
+
+
+def _numbers(*names: str) -> list[Column[int]]:
+    return [Column(name, BigInteger, nullable=False) for name in names]
+
+
+def _account() -> list[Column[str]]:
+    return _texts("tenant", "subject", "metric")
+
+
+def _place() -> list[Column[int]]:
+    return [Column("shard", Integer, nullable=False), *_numbers("epoch", "n")]
+
+
+def _period() -> tuple[Column[Any], ...]:
+    return Column("period_kind", Text, nullable=False), _instant("period_start")
 
 
 def _instant(name: str, *, nullable: bool = False, now: bool = False) -> Column[object]:
@@ -49,54 +77,140 @@ shards = Table(
 )
 
 # The key is the journal's own id; occurred_at is frozen in the entry, so an entry that comes twice is identical.
+# `detail`, `parts` and `caps` are texts as in the journal. A late entry was booked into a period that is over.
 entries = Table(
     "entries",
     metadata,
-    Column("shard", Integer, nullable=False),
-    Column("epoch", BigInteger, nullable=False),
-    Column("n", BigInteger, nullable=False),
+    *_place(),
     _instant("occurred_at"),
-    Column("tenant", Text, nullable=False),
-    Column("subject", Text, nullable=False),
-    Column("metric", Text, nullable=False),
+    *_account(),
     Column("kind", Text, nullable=False),
-    Column("amount", BigInteger, nullable=False),
-    Column("change", BigInteger, nullable=False),
-    Column("used_after", BigInteger, nullable=False),
+    *_numbers("amount", "change", "used_after"),
     Column("plan", Text),
-    Column("period_kind", Text, nullable=False),
-    _instant("period_start"),
+    *_period(),
     _instant("period_end", nullable=True),
     Column("receipt_first_n", BigInteger, nullable=False),
     Column("receipt_count", Integer, nullable=False),
-    Column("request_id", Text),
-    Column("idempotency_key", Text),
-    Column("operation", Text),
-    Column("reason", Text),
+    *_optional_texts("request_id", "idempotency_key", "operation", "reason"),
     Column("metadata", JSONB),
+    *_optional_texts("detail", "parts", "caps", "attempt", "route", "actor"),
+    Column("is_late", Boolean, nullable=False, server_default=false()),
     PrimaryKeyConstraint("shard", "epoch", "n", "occurred_at", name="an_entry_stands_at_one_place"),
     CheckConstraint("used_after >= 0 AND amount >= 0", name="an_entry_counts_no_negative_units"),
     Index("entries_by_account", "tenant", "subject", "metric", "epoch", "n"),
+    Index(
+        "seals_by_account",
+        *("tenant", "subject", "metric", "epoch", "n"),
+        postgresql_where=text("kind = 'close' AND change = 0"),
+    ),
+    Index("refunds_by_what_they_give_back", "shard", "detail", postgresql_where=text("kind = 'refund'")),
     postgresql_partition_by="RANGE (occurred_at)",
 )
 
 balances = Table(
     "balances",
     metadata,
-    Column("tenant", Text, nullable=False),
-    Column("subject", Text, nullable=False),
-    Column("metric", Text, nullable=False),
-    Column("period_kind", Text, nullable=False),
-    _instant("period_start"),
+    *_account(),
+    *_period(),
     _instant("period_end", nullable=True),
     Column("plan", Text),
     Column("used", BigInteger, nullable=False),
-    Column("shard", Integer, nullable=False),
-    Column("epoch", BigInteger, nullable=False),
-    Column("n", BigInteger, nullable=False),
+    *_place(),
     PrimaryKeyConstraint(
         "tenant", "subject", "metric", "period_kind", "period_start", name="an_account_has_one_balance_a_period"
     ),
+)
+
+# What the capped windows inside the periods have used up.
+cap_balances = Table(
+    "cap_balances",
+    metadata,
+    *_account(),
+    *_period(),
+    Column("used", BigInteger, nullable=False),
+    PrimaryKeyConstraint(
+        "tenant", "subject", "metric", "period_kind", "period_start", name="an_account_has_one_balance_a_capped_window"
+    ),
+)
+
+# `journalled` once the journal's entry of it is here: Redis has heard of it. `expiry_journalled`: of its end, too.
+grants = Table(
+    "grants",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    *_account(),
+    Column("amount", BigInteger, nullable=False),
+    Column("priority", Integer, nullable=False),
+    _instant("expires_at", nullable=True),
+    Column("reason", Text),
+    _instant("created_at", now=True),
+    Column("created_by", Text, nullable=False),
+    Column("journalled", Boolean, nullable=False, server_default=false()),
+    Column("expiry_journalled", Boolean, nullable=False, server_default=false()),
+    CheckConstraint("amount >= 0", name="a_grant_takes_nothing_away"),
+    Index("grants_by_account", "tenant", "subject", "metric"),
+)
+
+grant_balances = Table(
+    "grant_balances",
+    metadata,
+    Column("grant_id", BigInteger, nullable=False),
+    Column("tenant", Text, nullable=False),
+    *_period(),
+    Column("used", BigInteger, nullable=False),
+    PrimaryKeyConstraint("grant_id", "period_kind", "period_start", name="a_grant_has_one_balance_a_period"),
+)
+
+# A hold's name is the place of its entry. `window` and `sealed` are the words of windows, as in the account's hash.
+holds = Table(
+    "holds",
+    metadata,
+    *_place(),
+    *_account(),
+    Column("amount", BigInteger, nullable=False),
+    _instant("expires_at"),
+    Column("parts", Text),
+    Column("caps", Text),
+    *_period(),
+    _instant("period_end", nullable=True),
+    Column("plan", Text),
+    Column("window", Text, nullable=False),
+    *_optional_texts("sealed", "settled_by"),
+    _instant("settled_at", nullable=True),
+    PrimaryKeyConstraint("shard", "epoch", "n", name="a_hold_stands_where_its_entry_does"),
+    CheckConstraint(
+        "settled_by IN ('commit', 'release', 'expire')", name="a_hold_is_settled_by_commit_release_or_expire"
+    ),
+    Index("open_holds_by_account", "tenant", "subject", "metric", postgresql_where=text("settled_by IS NULL")),
+)
+
+# The receipt that each key was used for first, so that a repeat is found which Redis no longer knew.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    *_texts("tenant", "subject", "route", "key"),
+    Column("shard", Integer, nullable=False),
+    *_numbers("epoch", "first_n"),
+    Column("receipt_count", Integer, nullable=False),
+    Column("kind", Text, nullable=False),
+    _instant("occurred_at"),
+    PrimaryKeyConstraint("tenant", "subject", "route", "key", name="an_idempotency_key_names_one_receipt"),
+    Index("idempotency_keys_by_age", "occurred_at"),
+)
+
+# Receipts whose charge must go back. A row stays when that is done, so that it is done once.
+take_backs = Table(
+    "take_backs",
+    metadata,
+    Column("tenant", Text, nullable=False),
+    Column("shard", Integer, nullable=False),
+    *_numbers("epoch", "first_n"),
+    Column("receipt_count", Integer, nullable=False),
+    *_texts("kind", "reason"),
+    _instant("created_at", now=True),
+    _instant("done_at", nullable=True),
+    PrimaryKeyConstraint("shard", "epoch", "first_n", name="a_receipt_is_taken_back_once"),
+    Index("take_backs_that_wait", "created_at", postgresql_where=text("done_at IS NULL")),
 )
 
 catalogs = Table(
@@ -113,8 +227,7 @@ catalogs = Table(
 subscriptions = Table(
     "subscriptions",
     metadata,
-    Column("tenant", Text, nullable=False),
-    Column("subject", Text, nullable=False),
+    *_texts("tenant", "subject"),
     Column("plan", Text, nullable=False),
     Column("status", Text, nullable=False),
     _instant("anchor", nullable=True),
@@ -155,12 +268,7 @@ reconciliations = Table(
     Column("run_id", BigInteger, Identity(always=True), primary_key=True),
     _instant("started_at"),
     _instant("finished_at"),
-    Column("accounts", BigInteger, nullable=False),
-    Column("drifted", BigInteger, nullable=False),
-    Column("corrected", BigInteger, nullable=False),
-    Column("undrained_entries", BigInteger, nullable=False),
-    Column("lag_ms", BigInteger, nullable=False),
-    Column("incidents", BigInteger, nullable=False),
+    *_numbers("accounts", "drifted", "corrected", "undrained_entries", "lag_ms", "incidents"),
     Column("drifts", JSONB, nullable=False),
 )
 
@@ -173,4 +281,17 @@ incidents = Table(
     Column("shard", Integer, nullable=False),
     Column("kind", Text, nullable=False),
     Column("detail", JSONB, nullable=False),
+)
+
+# What was let through while the counters were away. A row stays when it was charged, so that this is seen.
+outage_charges = Table(
+    "outage_charges",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    *_texts("tenant", "subject"),
+    Column("document", JSONB, nullable=False),
+    _instant("kept_at", now=True),
+    _instant("settled_at", nullable=True),
+    Column("refusal", Text),
+    Index("outage_charges_that_wait", "kept_at", "id", postgresql_where=text("settled_at IS NULL")),
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from redis import Redis
 from sqlalchemy import Engine
 
-from ledger import schema
+from ledger import repeats, schema
 from ledger.store import ALL_TENANTS, connect, transaction
 from quota.errors import Unsafe
 from quota.journal import Journal
@@ -17,6 +17,8 @@ from workers.reconcile import Reconcile
 
 SOCKET_TIMEOUT_S = 5.0
 """Longer than any blocking read here; a server that hangs is noticed, and the job is run again."""
+MAX_FORGETTINGS = 100
+"""Of one run: a million keys, which is more than come in between two runs."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,17 @@ class Context:
     announcer: Announcer
     stopping: threading.Event = field(default_factory=threading.Event)
 
+    def forget(self) -> int:
+        """Forgets idempotency keys that are past their time, in many small transactions; how many rows."""
+        forgotten = 0
+        for _ in range(MAX_FORGETTINGS):
+            with transaction(self.engine, ALL_TENANTS) as connection:
+                rows = repeats.forget(connection, self.settings.idempotency_ttl_s)
+            forgotten += rows
+            if rows < repeats.MAX_FORGOTTEN or self.stopping.is_set():
+                break
+        return forgotten
+
     def make_partitions(self) -> int:
         with transaction(self.engine, ALL_TENANTS) as connection:
             return schema.make_partitions(connection)
@@ -46,7 +59,7 @@ def open_context(settings: Settings) -> Context:
         raise Unsafe("\n".join(found))
     redis = Redis.from_url(settings.redis_url, socket_timeout=SOCKET_TIMEOUT_S)
     journal = Journal(redis)
-    drain = Drain(journal, engine)
+    drain = Drain(journal, engine, settings.idempotency_ttl_s)
     return Context(
         settings,
         Redis.from_url(settings.effective_broker_url, socket_timeout=None),

@@ -13,6 +13,7 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from ledger import entries, reconciliations, shards
+from ledger.staging import stage
 from ledger.store import ALL_TENANTS, transaction
 from quota.errors import Unsafe
 from quota.journal import Entry, Journal, Place, parsed_entry
@@ -27,6 +28,8 @@ WAIT_MS = 250
 
 LOCKED_PAUSE_S = 0.02
 """Another drain holds every shard that has something: it will be through in about this time."""
+KEY_RETENTION_S = 86_400
+"""How long a second use of an idempotency key is a repeat, unless the settings say otherwise."""
 
 log = structlog.get_logger()
 
@@ -42,9 +45,10 @@ class Drained:
 class Drain:
     """Bound to one journal and one ledger; knows how far it has come, so that waiting needs no query."""
 
-    def __init__(self, journal: Journal, engine: Engine) -> None:
+    def __init__(self, journal: Journal, engine: Engine, key_retention_s: int = KEY_RETENTION_S) -> None:
         self._journal = journal
         self._engine = engine
+        self._key_retention_s = key_retention_s
         with transaction(engine, ALL_TENANTS) as connection:
             self._offsets = shards.offsets(connection)
             self._store_id = shards.store_id(connection)
@@ -172,8 +176,8 @@ class Drain:
         return Place.parsed(entry_id.decode())
 
     def _write(self, connection: Connection, batch: Sequence[Entry]) -> int:
-        entries.stage(connection, batch)
+        stage(connection, batch)
         for wrong in entries.wrong_arithmetic(connection):
             log.error("an entry does not follow from the one before", **wrong)
             reconciliations.add_incidents(connection, wrong["shard"], "arithmetic", [wrong])
-        return entries.insert_staged(connection)
+        return entries.book(connection, batch, self._key_retention_s)

@@ -46,6 +46,11 @@ def announce() -> int:
     return context().announcer.run_once()
 
 
+def forget() -> int:
+    """Forgets idempotency keys that are past their time."""
+    return context().forget()
+
+
 def make_partitions() -> int:
     """Makes the coming months' partitions."""
     return context().make_partitions()

@@ -14,6 +14,7 @@ from workers import queues
 WATCHDOG_EVERY_S = 2
 ANNOUNCE_EVERY_S = 2
 PARTITIONS_EVERY_S = 6 * 3600
+FORGET_EVERY_S = 60
 LOOK_EVERY_S = 1
 """How often rq-scheduler looks for what is due."""
 
@@ -72,6 +73,7 @@ def _jobs(settings: Settings) -> tuple[tuple[str, str, int], ...]:
         (queues.WATCH, "announce", ANNOUNCE_EVERY_S),
         (queues.JOBS, "reconcile", settings.reconcile_every_s),
         (queues.JOBS, "make_partitions", PARTITIONS_EVERY_S),
+        (queues.JOBS, "forget", FORGET_EVERY_S),
     )
 
 

@@ -11,11 +11,13 @@ import redis
 
 from ledger import shards
 from quota import keys, protocol
+from quota.formats import LIFETIME, CapState, GrantState, Window
 from quota.journal import About, Journal, Place, encode_about
-from quota.protocol import Charge, Step
+from quota.periods import PeriodKind, period_at
+from quota.protocol import Charge
 from tests.conftest import SHARDS, Database
 from tests.integration.pipeline import Crashed, Pipeline, crash
-from tests.integration.shard import Shard, about_of
+from tests.integration.shard import Shard
 from workers import drain as drain_module
 
 DEADLINE_S = 30.0
@@ -23,8 +25,10 @@ STUCK_AFTER_S = 10.0
 """A hundred times what the drains need here."""
 COLUMNS = (
     "shard, epoch, n, occurred_at, tenant, subject, metric, kind, amount, change, used_after, plan, period_kind, "
-    "period_start, period_end, receipt_first_n, receipt_count, request_id, idempotency_key, operation, reason, metadata"
+    "period_start, period_end, receipt_first_n, receipt_count, request_id, idempotency_key, operation, reason, "
+    "metadata, detail, parts, caps, attempt, route, actor, is_late"
 )
+LINE = "{} 1 1 - - - {{account}} {{window}}"
 
 
 @pytest.fixture
@@ -42,32 +46,34 @@ def assert_balances_are_the_sums(pipeline: Pipeline) -> None:
 
 class TestDrain:
     def test_every_column_of_an_entry_arrives(self, pipeline: Pipeline) -> None:
-        window = pipeline.shard.window()
-        pipeline.shard.open("m", limit=None).open("n", limit=None)
+        shard, window, grant = pipeline.shard, pipeline.shard.window(), GrantState(7, -1, None, 4)
+        today = period_at(PeriodKind.DAY, shard.now_ms())
+        shard.open("m", limit=None).open("n", limit=3, grants=(grant,), caps=(CapState(today, 9),))
         about = About(
-            tenant="t",
-            subject="u",
-            metric="n",
             request_id="r-7",
+            attempt="a-1",
             idempotency_key='k "7"\\',
+            route="consume",
             operation="create_reel",
             reason="because",
+            actor="key-1",
             metadata={"note": "tab\t, line\n, \\N and ünïcode", "price": 1.5, "large": 2**53 - 1},
         )
-        charges = (
-            Charge(pipeline.shard.key("m"), "m", 2, encode_about(About(tenant="t", subject="u", metric="m"))),
-            Charge(pipeline.shard.key("n"), "n", 2**53 - 1, encode_about(about)),
-        )
-        (reply,) = pipeline.shard.consume(Step(3, keys.catalog_field("t"), 1, charges, True))
-        assert pipeline.drained() == 2
+        charges = (Charge(shard.key("m"), 2**53 - 1), Charge(shard.key("n"), 5))
+        (reply,) = shard.consume(shard.step(1, charges=charges, about=encode_about(about)))
+        assert pipeline.drained() == 3
         at, start, end = (
-            datetime.fromtimestamp(ms / 1000, UTC) for ms in (reply.now_ms, window.start_ms, window.end_ms)
+            datetime.fromtimestamp(ms / 1000, UTC) for ms in (reply.now_ms, window.start_ms, window.end_ms or 0)
         )
-        common = ("free", "month", start, end, 0, 2)
+        common = ("free", "month", start, end, 1, 2)
         more = ("r-7", 'k "7"\\', "create_reel", "because", about.metadata)
-        assert pipeline.rows(f"SELECT {COLUMNS} FROM entries ORDER BY n") == [
-            (3, 1, 0, at, "t", "u", "m", "consume", 2, 2, 2, *common, None, None, None, None, None),
-            (3, 1, 1, at, "t", "u", "n", "consume", 2**53 - 1, 2**53 - 1, 2**53 - 1, *common, *more),
+        last, day = ("a-1", "consume", "key-1", False), f"day:{today.start_ms}"
+        assert pipeline.rows(f"SELECT {COLUMNS} FROM entries WHERE kind = 'consume' ORDER BY n") == [
+            (3, 1, 1, at, "t", "u", "m", "consume", *[2**53 - 1] * 3, *common, *more, None, None, None, *last),
+            (3, 1, 2, at, "t", "u", "n", "consume", 5, 5, 5, *common, *more, None, "3,7:-1:-:2", day, *last),
+        ]
+        assert pipeline.rows("SELECT kind, detail, parts, caps, route FROM entries WHERE kind <> 'consume'") == [
+            ("grant", "grant:7", None, None, None),
         ]
         assert pipeline.incidents() == []
 
@@ -133,14 +139,14 @@ class TestDrain:
                 drain.run_once()
         assert (pipeline.drained(), pipeline.waiting()) == (0, 0)
 
-    @pytest.mark.parametrize("where", ["insert_staged", "advance"])
+    @pytest.mark.parametrize("where", ["book", "advance"])
     def test_a_transaction_that_is_rolled_back_leaves_journal_and_offset(
         self, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, where: str
     ) -> None:
         pipeline.shard.open(limit=None).consume(*[pipeline.shard.step(1)] * 20)
         drain = pipeline.drain()
         with monkeypatch.context() as patched:
-            patched.setattr(drain_module.entries if where == "insert_staged" else shards, where, crash)
+            patched.setattr(drain_module.entries if where == "book" else shards, where, crash)
             with pytest.raises(Crashed):
                 drain.run_once()
         assert (pipeline.entries(), pipeline.offset(), pipeline.waiting()) == ([], Place(0, 0), 20)
@@ -166,17 +172,19 @@ class TestDrain:
         [
             ("", b"{}"),
             ("consume", b"{}"),
-            ("consume 1 1 1 1 1 1 0 - free month - 80", b"not json"),
-            ("consume 1 1 1 1 1 1 0 - free month - 80", b'{"tenant":"t","subject":"u"}'),
-            ("consume 1 x 1 1 1 1 0 - free month - 80", b'{"tenant":"t","subject":"u","metric":"m"}'),
-            ("consume 1 1 1 1 1 1 0 - free fortnight - 80", b'{"tenant":"t","subject":"u","metric":"m"}'),
+            ("consume {now} 1 1 1 1 1 - - - {account} {window}", b"not json"),
+            ("consume {now} 1 1 1 1 1 - - - {account}", b"{}"),
+            ("consume {now} 1 1 1 1 1 - - - qg:nobody {window}", b"{}"),
+            ("consume {now} x 1 1 1 1 - - - {account} {window}", b"{}"),
+            ("consume {now} 1 1 1 1 1 - 1:0:-:x - {account} {window}", b"{}"),
+            ("consume {now} 1 1 1 1 1 - - day {account} {window}", b"{}"),
+            ("consume {now} 1 1 1 1 1 - - - {account} 0 1 free fortnight - 80", b"{}"),
             ("consume \udcff", b"{}"),
         ],
     )
     def test_an_entry_that_cannot_be_read_is_set_aside(self, pipeline: Pipeline, line: str, about: bytes) -> None:
         pipeline.shard.open(limit=None).consume(pipeline.shard.step(1))
-        fields = {b"line": line.encode(errors="surrogateescape"), b"about": about}
-        pipeline.connection.xadd(keys.journal(3), fields, id="1-*")
+        pipeline.put(line, about)
         pipeline.shard.consume(pipeline.shard.step(1))
         assert pipeline.drained() == 2
         ((shard, kind, detail),) = pipeline.incidents()
@@ -187,34 +195,31 @@ class TestDrain:
     @pytest.mark.parametrize(
         ("line", "metadata"),
         [
-            pytest.param("consume 4102444800000 1 1 2 1 1 {window}", {}, id="the year 2100, which has no partition"),
-            pytest.param("consume 0 1 1 2 1 1 {window}", {}, id="1970, which has no partition"),
-            pytest.param("consume 99999999999999999999 1 1 2 1 1 {window}", {}, id="no instant at all"),
-            pytest.param("consume {now} 1 1 -2 1 1 {window}", {}, id="a balance below zero"),
-            pytest.param("consume {now} 1 1 99999999999999999999 1 1 {window}", {}, id="more than a bigint"),
-            pytest.param("consume {now} 1 1 1 1 1 {window}", {"note": "\0"}, id="what Postgres cannot keep"),
+            pytest.param(LINE.format("consume 4102444800000 1 1 2"), {}, id="the year 2100, which has no partition"),
+            pytest.param(LINE.format("consume 0 1 1 2"), {}, id="1970, which has no partition"),
+            pytest.param(LINE.format("consume 99999999999999999999 1 1 2"), {}, id="no instant at all"),
+            pytest.param(LINE.format("consume {now} 1 1 -2"), {}, id="a balance below zero"),
+            pytest.param(LINE.format("refund {now} 1 -1 -"), {}, id="a late entry that leaves a balance below zero"),
+            pytest.param(LINE.format("consume {now} 1 1 99999999999999999999"), {}, id="more than a bigint"),
+            pytest.param(LINE.format("consume {now} 1 1 1"), {"note": "\0"}, id="what Postgres cannot keep"),
+            pytest.param(LINE.format("hold {now} 1 0 0"), {}, id="a hold without an expiry"),
         ],
     )
     def test_an_entry_that_the_ledger_cannot_take_is_set_aside_and_does_not_stop_the_others(
         self, pipeline: Pipeline, line: str, metadata: dict[str, str | int | float]
     ) -> None:
         pipeline.shard.open(limit=None).consume(pipeline.shard.step(1))
-        period = pipeline.shard.window()
-        line = line.format(now=pipeline.shard.now_ms(), window=f"{period.start_ms} {period.end_ms} free month - 80")
-        about = encode_about(About(tenant="t", subject="v", metric="m", metadata=metadata))
-        pipeline.connection.xadd(keys.journal(3), {"line": line, "about": about}, id="1-*")
+        pipeline.put(line, encode_about(About(metadata=metadata)))
         pipeline.shard.consume(pipeline.shard.step(1))
         assert pipeline.drained() == 2
         assert [(shard, detail["entry"]) for shard, _, detail in pipeline.incidents()] == [(3, "1-1")]
         assert (pipeline.waiting(), pipeline.balances()) == (0, {("m", "month"): 2})
 
     def test_two_drains_that_meet_such_an_entry_set_nothing_else_aside(self, pipeline: Pipeline) -> None:
-        shard, about = pipeline.shard.open(limit=None), encode_about(About(tenant="t", subject="v", metric="m"))
-        period = shard.window()
+        shard = pipeline.shard.open(limit=None)
         for _ in range(40):
             shard.consume(shard.step(1))
-            line = f"consume 0 1 1 2 1 1 {period.start_ms} {period.end_ms} free month - 80"  # 1970 has no partition
-            pipeline.connection.xadd(keys.journal(3), {"line": line, "about": about}, id="1-*")
+            pipeline.put(LINE.format("consume 0 1 1 2"))  # 1970 has no partition
         together, failures = threading.Barrier(3), []
 
         def run() -> None:
@@ -241,10 +246,8 @@ class TestDrain:
         self, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, turn: int
     ) -> None:
         """The other one comes in before this one takes the shard's lock for the first, second or third time."""
-        period, about = pipeline.shard.window(), encode_about(About(tenant="t", subject="v", metric="m"))
-        line = f"consume 0 1 1 1 1 1 {period.start_ms} {period.end_ms} free month - 80"  # 1970 has no partition
         pipeline.shard.open(limit=None)
-        pipeline.connection.xadd(keys.journal(3), {"line": line, "about": about}, id="1-*")
+        pipeline.put(LINE.format("consume 0 1 1 1"))  # 1970 has no partition
         pipeline.shard.consume(pipeline.shard.step(1))
         one, other = pipeline.drain(), pipeline.drain()
         lock, turns = shards.lock, []
@@ -267,7 +270,7 @@ class TestDrain:
 
     def test_wrong_arithmetic_is_an_incident_and_the_entry_is_kept(self, pipeline: Pipeline) -> None:
         pipeline.shard.open(limit=None).consume(*[pipeline.shard.step(1)] * 3)
-        pipeline.connection.hset(pipeline.shard.key(), "used", "7")
+        pipeline.tamper(by=4)
         pipeline.shard.consume(*[pipeline.shard.step(1)] * 3)
         assert pipeline.drained() == 6
         wrong = {"shard": 3, "epoch": 1, "n": 3, "used_before": 3, "change": 1, "used_after": 8}
@@ -277,7 +280,7 @@ class TestDrain:
     def test_arithmetic_is_checked_over_the_border_of_two_batches(self, pipeline: Pipeline) -> None:
         pipeline.shard.open(limit=None).consume(*[pipeline.shard.step(1)] * 3)
         pipeline.drained()
-        pipeline.connection.hset(pipeline.shard.key(), "used", "7")
+        pipeline.tamper(by=4)
         pipeline.shard.consume(pipeline.shard.step(1))
         pipeline.drained()
         assert [detail["used_before"] for _, kind, detail in pipeline.incidents() if kind == "arithmetic"] == [3]
@@ -309,7 +312,7 @@ class TestDrain:
         shard.consume(shard.step(4), shard.step(9, metric="n"), shard.step(7), shard.step(6))
         pipeline.drained()
         shard.provision(shard.opening("n", limit=None, period=shard.window(-3, 27)))
-        shard.run(protocol.roll(3, shard.key("old"), old.end_ms or 0, shard.window(), about_of("old")))
+        shard.run(protocol.roll(3, shard.key("old"), old, Window(shard.window(), LIFETIME.terms)))
         shard.consume(shard.step(1, metric="old"), shard.step(2, metric="n"))
         pipeline.drained()
         assert_balances_are_the_sums(pipeline)

@@ -44,7 +44,7 @@ class TestReconcile:
     @pytest.mark.parametrize("by", [1, -1])
     def test_a_counter_that_was_tampered_with_is_named(self, pipeline: Pipeline, by: int) -> None:
         pipeline.shard.open("m").open("n").consume(pipeline.shard.step(3), pipeline.shard.step(2, metric="n"))
-        pipeline.connection.hincrby(pipeline.shard.key("n"), "used", by)
+        pipeline.tamper("n", by)
         run = pipeline.reconcile().run_once()
         drift = Drift("t", "u", "n", "3.1-1", counter=2 + by, ledger=2)
         assert (run.accounts, run.drifted, run.drifts) == (2, 1, [drift])
@@ -52,7 +52,7 @@ class TestReconcile:
     def test_a_counter_that_was_tampered_with_is_found_while_it_is_consumed(self, pipeline: Pipeline) -> None:
         pipeline.shard.open("busy0", limit=None).open("busy1", limit=None)
         with Consumers(pipeline):
-            pipeline.connection.hincrby(pipeline.shard.key("busy1"), "used", 1)
+            pipeline.tamper("busy1")
             run = pipeline.reconcile().run_once()
         assert [(drift.metric, drift.counter - drift.ledger) for drift in run.drifts] == [("busy1", 1)]
 
@@ -76,7 +76,7 @@ class TestReconcile:
 
     def test_the_report_is_kept_as_it_was_given(self, pipeline: Pipeline) -> None:
         pipeline.shard.open().consume(pipeline.shard.step(3))
-        pipeline.connection.hincrby(pipeline.shard.key(), "used", 1)
+        pipeline.tamper()
         run = pipeline.reconcile().run_once()
         with transaction(pipeline.engine, ALL_TENANTS) as connection:
             assert reconciliations.last(connection) == run

@@ -1,0 +1,163 @@
+"""Grants: bonus units. Postgres gives them out; the drain writes down what Redis has heard of and used of them."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, insert, text
+
+from ledger.accounts import names_of
+from ledger.announcements import announce
+from ledger.instants import from_timestamp, to_timestamp
+from ledger.tables import grants
+from quota.errors import TooMany
+from quota.keys import AccountName
+
+KINDS = frozenset(("grant", "expire"))
+"""The entries which say that Redis has heard of a grant, or has seen its end."""
+
+MAX_LIVE_GRANTS = 64
+"""Of one account: all of them are in its hash, and every decision reads them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A grant of one account. `left` was never used (holds are still in it); `taken` was used in a running period, by
+    its kind and start_ms: one that has not ended, or that nothing has sealed. `journalled`: Redis has heard of it."""
+
+    id: int
+    priority: int
+    expires_ms: int | None
+    left: int
+    taken: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    journalled: bool = False
+
+
+# The ids of one account are given out in the order of the commits, so that whoever has seen one has seen all before it.
+_one_at_a_time = text(
+    """
+    SELECT pg_advisory_xact_lock(
+        hashtextextended(:metric, hashtextextended(:subject, hashtextextended(:tenant, 7261002)))
+    )
+    """
+)
+
+_count_live = text(
+    """
+    SELECT count(*) FROM grants g
+    WHERE (g.tenant, g.subject, g.metric) = (:tenant, :subject, :metric)
+      AND (g.expires_at IS NULL OR g.expires_at > now())
+      AND g.amount > coalesce((SELECT sum(u.used) FROM grant_balances u WHERE u.grant_id = g.id), 0)
+    """
+)
+
+
+def add(
+    connection: Connection,
+    tenant: str,
+    subject: str,
+    metric: str,
+    *,
+    amount: int,
+    priority: int,
+    expires_ms: int | None,
+    reason: str | None,
+    created_by: str,
+) -> tuple[int, int]:
+    """Gives units; the grant's id, and that of the announcement that Redis must hear of.
+
+    TooMany when the account has MAX_LIVE_GRANTS already.
+    """
+    account = {"tenant": tenant, "subject": subject, "metric": metric}
+    connection.execute(_one_at_a_time, account)
+    if connection.execute(_count_live, account).scalar_one() >= MAX_LIVE_GRANTS:
+        raise TooMany(
+            f"{subject} has {MAX_LIVE_GRANTS} grants of {metric} that are neither used up nor expired: no more fit in"
+        )
+    values = {
+        "amount": amount,
+        "priority": priority,
+        "expires_at": None if expires_ms is None else to_timestamp(expires_ms),
+        "reason": reason,
+        "created_by": created_by,
+    }
+    grant_id = connection.execute(insert(grants).values(account | values).returning(grants.c.id)).scalar_one()
+    return int(grant_id), announce(connection, tenant, subject)
+
+
+# The units of an expired grant whose end was not journalled are in a balance still: the script that finds it takes them
+# out.
+_of_accounts = text(
+    """
+    SELECT g.id, g.tenant, g.subject, g.metric, g.amount, g.priority, g.expires_at, g.journalled,
+           u.period_kind, u.period_start, u.used, b.period_end IS NULL OR b.period_end > :now OR NOT EXISTS (
+               SELECT FROM entries e
+               WHERE (e.tenant, e.subject, e.metric) = (b.tenant, b.subject, b.metric)
+                 AND e.kind = 'close' AND e.change = 0
+                 AND (e.period_kind, e.period_start) = (b.period_kind, b.period_start)
+           ) AS is_running,
+           coalesce(g.expires_at <= :now, false) AS is_past
+    FROM unnest(CAST(:tenants AS text[]), CAST(:subjects AS text[]), CAST(:metrics AS text[]))
+         AS wanted (tenant, subject, metric)
+    JOIN grants g USING (tenant, subject, metric)
+    LEFT JOIN grant_balances u ON u.grant_id = g.id
+    LEFT JOIN balances b ON (b.tenant, b.subject, b.metric, b.period_kind, b.period_start)
+                          = (g.tenant, g.subject, g.metric, u.period_kind, u.period_start)
+    WHERE g.expires_at IS NULL OR g.expires_at > :now OR (g.journalled AND NOT g.expiry_journalled)
+    ORDER BY g.priority, g.expires_at NULLS LAST, g.id, u.period_start, u.period_kind
+    """
+)
+
+
+def of_accounts(
+    connection: Connection, accounts: Sequence[AccountName], now_ms: int
+) -> dict[AccountName, list[Granted]]:
+    """The grants of each account that have something left or were used in a running period, in the order of their use.
+
+    Of those that have expired at `now_ms`, only the ones of which the ledger has no `expire` entry and that were used
+    in a running period: their units are in its balance still.
+    """
+    rows_of: dict[int, list[Any]] = {}
+    for row in connection.execute(_of_accounts, names_of(accounts) | {"now": to_timestamp(now_ms)}):
+        rows_of.setdefault(row.id, []).append(row)
+    found: dict[AccountName, list[Granted]] = defaultdict(list)
+    for grant_id, rows in rows_of.items():
+        first = rows[0]
+        used = {(row.period_kind, row.period_start): row.used for row in rows if row.used}
+        taken = {
+            (row.period_kind, from_timestamp(row.period_start)): int(row.used)
+            for row in rows
+            if row.used and row.is_running
+        }
+        left = first.amount - int(sum(used.values()))
+        if taken or (left and not first.is_past):
+            expires_ms = None if first.expires_at is None else from_timestamp(first.expires_at)
+            granted = Granted(grant_id, first.priority, expires_ms, left, taken, first.journalled)
+            found[AccountName(first.tenant, first.subject, first.metric)].append(granted)
+    return found
+
+
+_note = text(
+    """
+    WITH told AS (
+        SELECT g.id, bool_or(s.kind = 'grant') AS is_known, bool_or(s.kind = 'expire') AS is_over
+        FROM staging s
+        JOIN grants g ON g.id = CAST(split_part(s.detail, ':', 2) AS bigint)
+                     AND (g.tenant, g.subject, g.metric) = (s.tenant, s.subject, s.metric)
+        WHERE s.kind IN ('grant', 'expire') AND s.detail LIKE 'grant:%'
+        GROUP BY g.id
+    ), locked AS (
+        SELECT id FROM grants WHERE id IN (SELECT id FROM told) ORDER BY id FOR UPDATE
+    )
+    UPDATE grants SET journalled = grants.journalled OR told.is_known,
+                      expiry_journalled = grants.expiry_journalled OR told.is_over
+    FROM told JOIN locked USING (id)
+    WHERE grants.id = told.id
+    """
+)
+
+
+def note_staged(connection: Connection) -> None:
+    """Notes of which grants the staged entries say that Redis has heard, and of which it has seen the end."""
+    connection.execute(_note)

@@ -1,0 +1,105 @@
+"""Holds: units that are set aside. The drain writes them down; what is open is what Redis must hold."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, text
+
+from ledger.accounts import names_of
+from ledger.instants import from_timestamp
+from quota.formats import NONE, joined
+from quota.journal import Place
+from quota.keys import AccountName
+
+KINDS = frozenset(("hold", "commit", "release", "expire", "close"))
+"""The entries that make, settle and seal holds."""
+
+_make = text(
+    """
+    INSERT INTO holds (shard, epoch, n, tenant, subject, metric, amount, expires_at, parts, caps, period_kind,
+                       period_start, period_end, plan, "window")
+    SELECT shard, epoch, n, tenant, subject, metric, amount,
+           timestamptz 'epoch' + CAST(detail AS bigint) * interval '1 millisecond',
+           parts, caps, period_kind, period_start, period_end, plan, window_words
+    FROM staging WHERE kind = 'hold' ORDER BY shard, epoch, n
+    ON CONFLICT DO NOTHING
+    """
+)
+
+# The first close after a hold that leaves the balance where it is seals it, in the period that was closed.
+_seal = text(
+    """
+    WITH seals AS (
+        SELECT tenant, subject, metric, shard, epoch, n, window_words
+        FROM staging WHERE kind = 'close' AND change = 0
+    ), first_seals AS (
+        SELECT DISTINCT ON (h.shard, h.epoch, h.n) h.shard, h.epoch, h.n, s.window_words
+        FROM seals s JOIN holds h USING (tenant, subject, metric, shard)
+        WHERE h.settled_by IS NULL AND h.sealed IS NULL AND (h.epoch, h.n) < (s.epoch, s.n)
+        ORDER BY h.shard, h.epoch, h.n, s.epoch, s.n
+    )
+    UPDATE holds SET sealed = f.window_words FROM first_seals f
+    WHERE (holds.shard, holds.epoch, holds.n) = (f.shard, f.epoch, f.n)
+    """
+)
+
+# A level's release has no detail, and the expiry of a grant names a grant.
+_settle = text(
+    """
+    UPDATE holds SET settled_by = s.kind, settled_at = s.occurred_at
+    FROM staging s
+    WHERE s.kind IN ('commit', 'release', 'expire') AND s.detail LIKE '%-%' AND s.detail NOT LIKE 'grant:%'
+      AND (holds.shard, holds.epoch, holds.n)
+        = (s.shard, CAST(split_part(s.detail, '-', 1) AS bigint), CAST(split_part(s.detail, '-', 2) AS bigint))
+      AND (holds.tenant, holds.subject, holds.metric) = (s.tenant, s.subject, s.metric)
+      AND holds.settled_by IS NULL
+    """
+)
+
+
+def book_staged(connection: Connection) -> None:
+    """Makes, seals and settles holds as the staged entries say."""
+    connection.execute(_make)
+    connection.execute(_seal)
+    connection.execute(_settle)
+
+
+_open = text(
+    """
+    SELECT h.tenant, h.subject, h.metric, h.epoch, h.n, h.amount, h.expires_at, h.parts, h.caps, h.sealed
+    FROM unnest(CAST(:tenants AS text[]), CAST(:subjects AS text[]), CAST(:metrics AS text[]))
+         AS wanted (tenant, subject, metric)
+    JOIN holds h USING (tenant, subject, metric)
+    WHERE h.settled_by IS NULL
+    ORDER BY h.epoch, h.n
+    """
+)
+
+
+def open_of(connection: Connection, accounts: Sequence[AccountName]) -> dict[AccountName, dict[str, str]]:
+    """The holds of each account that nothing has settled, oldest first: place -> text as in the account's hash.
+
+    Also those whose time is over, as long as the ledger has no entry of that.
+    """
+    found: dict[AccountName, dict[str, str]] = defaultdict(dict)
+    for row in connection.execute(_open, names_of(accounts)):
+        words = [row.amount, from_timestamp(row.expires_at), row.parts or row.amount, row.caps or NONE]
+        words += [] if row.sealed is None else [row.sealed]
+        account, place = AccountName(row.tenant, row.subject, row.metric), Place(row.epoch, row.n)
+        found[account][str(place)] = joined(words, " ")
+    return found
+
+
+_settled_by = text(
+    """
+    SELECT coalesce(settled_by, 'open') FROM holds
+    WHERE tenant = :tenant AND shard = :shard AND epoch = :epoch AND n = :n
+    """
+)
+
+
+def settled_by(connection: Connection, tenant: str, shard: int, place: str) -> str | None:
+    """commit, release or expire; `open` while nothing has settled it; None if this tenant never had such a hold."""
+    found = Place.parsed(place)
+    wanted = {"tenant": tenant, "shard": shard, "epoch": found.epoch, "n": found.n}
+    return connection.execute(_settled_by, wanted).scalar_one_or_none()

@@ -1,0 +1,169 @@
+"""Repeats of idempotency keys that Redis no longer knew, and the receipts whose charge must go back.
+
+Redis answers a repeat without charging it. When it has lost its records it charges again; the drain finds that here, by
+the receipt that each key was used for first, and a worker takes the second charge back.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+MAX_FORGOTTEN = 10_000
+"""Rows of a table deleted in one run; the next run takes the next ones."""
+
+NO_CALLER_WAS_TOLD = "no caller was told"
+
+# One row a receipt, however many entries it has; `use` counts the receipts of one key in the order of the journal.
+_make_keyed = text(
+    """
+    CREATE TEMPORARY TABLE IF NOT EXISTS keyed ON COMMIT DELETE ROWS
+    AS SELECT *, CAST(NULL AS bigint) AS use FROM idempotency_keys WITH NO DATA
+    """
+)
+
+_collect = text(
+    """
+    INSERT INTO keyed (tenant, subject, route, key, shard, epoch, first_n, receipt_count, kind, occurred_at, use)
+    SELECT *, row_number() OVER (PARTITION BY tenant, subject, route, key ORDER BY epoch, first_n)
+    FROM (
+        SELECT DISTINCT tenant, subject, coalesce(route, '') AS route, idempotency_key AS key, shard, epoch,
+               receipt_first_n AS first_n, receipt_count, kind, occurred_at
+        FROM staging
+        WHERE idempotency_key IS NOT NULL
+          AND (kind IN ('consume', 'hold', 'commit', 'refund') OR kind = 'release' AND detail IS NULL)
+    ) AS receipts
+    """
+)
+
+_most_uses_of_a_key = text("SELECT coalesce(max(use), 0) FROM keyed")
+
+# A later receipt under a key is a repeat while the first one is kept in mind.
+_note_repeats = text(
+    """
+    INSERT INTO take_backs (tenant, shard, epoch, first_n, receipt_count, kind, reason)
+    SELECT DISTINCT ON (later.shard, later.epoch, later.first_n) later.tenant, later.shard, later.epoch, later.first_n,
+           later.receipt_count, later.kind, 'repeated idempotency key'
+    FROM keyed later JOIN idempotency_keys first USING (tenant, subject, route, key)
+    WHERE (later.epoch, later.first_n) > (first.epoch, first.first_n)
+      AND later.occurred_at <= first.occurred_at + make_interval(secs => :retention_s)
+    ORDER BY later.shard, later.epoch, later.first_n
+    ON CONFLICT DO NOTHING
+    """
+)
+
+# For each key that has no first receipt, or one too old to be kept in mind: the next receipt after that.
+_note_firsts = text(
+    """
+    INSERT INTO idempotency_keys
+        (tenant, subject, route, key, shard, epoch, first_n, receipt_count, kind, occurred_at)
+    SELECT DISTINCT ON (k.tenant, k.subject, k.route, k.key)
+           k.tenant, k.subject, k.route, k.key, k.shard, k.epoch, k.first_n, k.receipt_count, k.kind, k.occurred_at
+    FROM keyed k LEFT JOIN idempotency_keys old USING (tenant, subject, route, key)
+    WHERE old.key IS NULL OR ((k.epoch, k.first_n) > (old.epoch, old.first_n)
+                              AND k.occurred_at > old.occurred_at + make_interval(secs => :retention_s))
+    ORDER BY k.tenant, k.subject, k.route, k.key, k.epoch, k.first_n
+    ON CONFLICT ON CONSTRAINT an_idempotency_key_names_one_receipt DO UPDATE
+    SET shard = excluded.shard, epoch = excluded.epoch, first_n = excluded.first_n,
+        receipt_count = excluded.receipt_count, kind = excluded.kind, occurred_at = excluded.occurred_at
+    """
+)
+
+
+def find_staged(connection: Connection, retention_s: int) -> None:
+    """Keeps the first receipt of each key among the staged entries, and notes the later ones, to be taken back.
+
+    A use of a key past the retention of the one before is a first one again, so a batch that has several of one key is
+    gone through once for each.
+    """
+    connection.execute(_make_keyed)
+    connection.execute(_collect)
+    most_uses = connection.execute(_most_uses_of_a_key).scalar_one()
+    retention = {"retention_s": retention_s}
+    for _ in range(most_uses):
+        connection.execute(_note_repeats, retention)
+        if connection.execute(_note_firsts, retention).rowcount == 0:
+            return
+    if most_uses > 1:
+        connection.execute(_note_repeats, retention)
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBack:
+    """A receipt whose charge must go back, and why. `kind` is that of its entries."""
+
+    tenant: str
+    shard: int
+    epoch: int
+    first_n: int
+    count: int
+    kind: str
+    reason: str
+
+
+_add = text(
+    """
+    INSERT INTO take_backs (tenant, shard, epoch, first_n, receipt_count, kind, reason)
+    VALUES (:tenant, :shard, :epoch, :first_n, :count, :kind, :reason)
+    ON CONFLICT DO NOTHING
+    """
+)
+
+
+def add(connection: Connection, take_back: TakeBack) -> bool:
+    """Notes a receipt to be taken back; False if it was noted before, whether that is done or waits."""
+    values = {name: getattr(take_back, name) for name in TakeBack.__slots__}
+    return connection.execute(_add, values).rowcount == 1
+
+
+_waiting = text(
+    """
+    SELECT tenant, shard, epoch, first_n, receipt_count, kind, reason FROM take_backs
+    WHERE done_at IS NULL ORDER BY created_at, shard, epoch, first_n LIMIT :most
+    """
+)
+
+
+def waiting(connection: Connection, limit: int) -> list[TakeBack]:
+    """Receipts that are still to be taken back, oldest first."""
+    return [TakeBack(*row) for row in connection.execute(_waiting, {"most": limit})]
+
+
+_done = text(
+    """
+    UPDATE take_backs SET done_at = now()
+    WHERE shard = :shard AND epoch = :epoch AND first_n = :first_n AND done_at IS NULL
+    """
+)
+
+
+def done(connection: Connection, shard: int, epoch: int, first_n: int) -> None:
+    """Notes that a receipt was taken back; it is not taken back a second time, whoever asks."""
+    connection.execute(_done, {"shard": shard, "epoch": epoch, "first_n": first_n})
+
+
+# Whatever the drain holds at this moment is left for the next run, so that neither waits for the other.
+_forget_keys = text(
+    """
+    DELETE FROM idempotency_keys WHERE (tenant, subject, route, key) IN (
+        SELECT tenant, subject, route, key FROM idempotency_keys
+        WHERE occurred_at < now() - make_interval(secs => :age_s)
+        ORDER BY occurred_at LIMIT :most FOR UPDATE SKIP LOCKED
+    )
+    """
+)
+
+_forget_take_backs = text(
+    """
+    DELETE FROM take_backs WHERE (shard, epoch, first_n) IN (
+        SELECT shard, epoch, first_n FROM take_backs
+        WHERE done_at < now() - make_interval(secs => :age_s)
+        LIMIT :most FOR UPDATE SKIP LOCKED
+    )
+    """
+)
+
+
+def forget(connection: Connection, older_than_s: int) -> int:
+    """Deletes keys, and receipts that were taken back, of longer ago; how many rows, at most MAX_FORGOTTEN of each."""
+    bounds = {"age_s": older_than_s, "most": MAX_FORGOTTEN}
+    return sum(connection.execute(each, bounds).rowcount for each in (_forget_keys, _forget_take_backs))
