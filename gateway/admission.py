@@ -1,27 +1,29 @@
-"""Admission: from what a caller asks to a decision. One trip to Redis where everything is known; where it is not, the
-missing piece is brought and the step is asked again.
+"""Admission: from what a caller asks to an answer of the counters. One trip to Redis where everything is known; where
+it is not, the missing piece is brought and the step is asked again.
 """
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import replace
 
 from gateway.catalog_cache import CatalogCache
 from gateway.epochs import Epochs
 from gateway.provisioning import Missing, Provisioner
+from gateway.rolling import Roller
 from ledger.store import Store
 from quota import keys, protocol
 from quota.catalog import Catalog
 from quota.counters import Counters
-from quota.decisions import Decision, Demand, decision
+from quota.decisions import Decision, decision
+from quota.demands import Asked, Demand, step
 from quota.errors import CountersUnavailable, IdempotencyKeyReused, NotFound
-from quota.journal import About, encode_about
 from quota.keys import AccountName
-from quota.periods import period_at
-from quota.protocol import AccountState, Charge, Outcome, Reply, Step, Verdict
+from quota.protocol import Mode
+from quota.replies import Outcome, Reply, Verdict
 
 MAX_ATTEMPTS = 8
 """Each attempt but the last changed something that the next one needs (an epoch, an account, a period, a catalog)."""
+
+UNSETTLED = {Outcome.UNREADY, Outcome.UNINITIALISED, Outcome.CATALOG_CHANGED, Outcome.LATE}
 
 
 class Admission:
@@ -33,12 +35,22 @@ class Admission:
         self._epochs = Epochs(counters, store)
         self._shard_count = shard_count
         self._provisioner = Provisioner(counters, store)
+        self._roller = Roller(counters)
 
     def shard_of(self, tenant: str, subject: str) -> int:
         return keys.shard_of(tenant, subject, self._shard_count)
 
+    def now_ms(self) -> int:
+        """Redis's clock, as far as this process knows it."""
+        return self._counters.clock.now_ms()
+
     async def decide(self, demand: Demand) -> tuple[Decision, Catalog]:
-        """The decision, and the catalog that it was made with.
+        """The decision, and the catalog that it was made with. Raises as `ask` does."""
+        reply, catalog = await self.ask(demand)
+        return decision(demand, self.shard_of(demand.tenant, demand.subject), reply), catalog
+
+    async def ask(self, demand: Demand) -> tuple[Reply, Catalog]:
+        """The counters' last word, and the catalog that they were asked with.
 
         CountersUnavailable, LedgerUnavailable, IdempotencyKeyReused, UnknownMetric, UnknownOperation, InvalidRequest.
         """
@@ -46,29 +58,31 @@ class Admission:
         shard = self.shard_of(demand.tenant, demand.subject)
         for _ in range(MAX_ATTEMPTS):
             try:
-                amounts = demand.amounts(catalog)
+                charges = demand.charges(catalog)
             except NotFound:
                 # It may have been added a moment ago by another gateway; only Postgres can say that it was not.
                 version, catalog = await self.catalogs.refresh(demand.tenant)
-                replayed = await self._replayed(demand, shard, version)
+                replayed = await self.replayed(demand, shard, version)
                 if replayed is not None:
                     return replayed, catalog
-                amounts = demand.amounts(catalog)
+                charges = demand.charges(catalog)
             # An operation that costs nothing is asked as well: only Redis knows whether it still costs nothing.
-            reply = await self._counters.decide(_step(demand, amounts, shard, version))
-            if reply.outcome in {Outcome.ALLOWED, Outcome.DENIED}:
-                return decision(demand, shard, reply), catalog
+            reply = await self._counters.decide(step(demand, charges, shard, version))
             if reply.outcome is Outcome.CATALOG_CHANGED:
                 version, catalog = await self.catalogs.refresh(demand.tenant)
+            elif reply.outcome in UNSETTLED:
+                await self.mend(demand, shard, reply)
             else:
-                await self._mend(demand, shard, reply)
+                return settled(reply), catalog
         raise CountersUnavailable(f"the account was changed {MAX_ATTEMPTS} times meanwhile; nothing was charged")
 
     async def look(self, tenant: str, subject: str, request_id: str) -> tuple[Catalog, dict[str, Decision]]:
         """Every metric of the catalog as it stands for a subject; nothing is charged."""
         for _ in range(MAX_ATTEMPTS):
             _, catalog = await self.catalogs.get(tenant)
-            demands = [Demand(tenant, subject, False, request_id, 0, metric) for metric in catalog.metrics]
+            demands = [
+                Demand(tenant, subject, Mode.CHECK, request_id, (Asked(metric, 0),)) for metric in catalog.metrics
+            ]
             try:
                 found = await asyncio.gather(*map(self.decide, demands))
             except NotFound:
@@ -77,13 +91,13 @@ class Admission:
                 return catalog, {each.charges[0].metric: each for each, _ in found}
         raise CountersUnavailable(f"the catalog was changed {MAX_ATTEMPTS} times while it was read")
 
-    async def _replayed(self, demand: Demand, shard: int, version: int) -> Decision | None:
+    async def replayed(self, demand: Demand, shard: int, version: int) -> Reply | None:
         """The first answer under an idempotency key whose metric or operation has left the catalog since."""
-        step = _step(demand, {}, shard, version)
-        if step.record_key is None:
+        alone = step(demand, (), shard, version)
+        if alone.record_key is None:
             return None
-        reply = await self._counters.decide(replace(step, consumes=False))
-        return decision(demand, shard, reply) if reply.replayed else None
+        reply = await self._counters.decide(replace(alone, mode=Mode.CHECK))
+        return reply if reply.replayed else None
 
     async def announce(self, tenant: str, subject: str | None) -> None:
         """Tells Redis that Postgres has something newer: of one subject, or of the tenant's whole catalog.
@@ -109,60 +123,35 @@ class Admission:
             if isinstance(reply, Exception):
                 raise CountersUnavailable("the counters refuse to write") from reply
 
-    async def _mend(self, demand: Demand, shard: int, reply: Reply) -> None:
-        """Brings what the script found missing, or raises what it refused for good."""
+    async def mend(self, demand: Demand, shard: int, reply: Reply) -> None:
+        """Brings what the script found missing."""
         match reply.outcome:
-            case Outcome.KEY_REUSED:
-                raise IdempotencyKeyReused(
-                    "this idempotency key was used with another body; use a new key for a new request"
-                )
-            case Outcome.FAILED:
-                raise CountersUnavailable(f"the journal refused the entry, nothing was charged: {reply.reason}")
+            case Outcome.CATALOG_CHANGED:
+                await self.catalogs.refresh(demand.tenant)
             case Outcome.UNINITIALISED:
                 await self._epochs.begin(shard)
-        missing = []
+        missing, over = [], []
         for state in reply.accounts:
             account = AccountName(demand.tenant, demand.subject, state.metric)
             if state.verdict in {Verdict.UNKNOWN, Verdict.STALE}:
                 missing.append(Missing(shard, account, reply.epoch, reply.fence, reply.now_ms))
             elif state.verdict is Verdict.PERIOD_OVER:
-                await self._roll(shard, account, state, reply.now_ms)
+                over.append(self._roller.roll(shard, state, reply.now_ms))
+        if over:
+            await asyncio.gather(*over)
         if missing:
             await self._provisioner.provision(missing)
 
-    async def _roll(self, shard: int, account: AccountName, state: AccountState, now_ms: int) -> None:
-        assert state.period.end_ms is not None, "only a period that ends can be over"
-        period = period_at(state.period.kind, now_ms, state.terms.anchor_ms)
-        about = encode_about(About(tenant=account.tenant, subject=account.subject, metric=account.metric))
-        await self._counters.run(protocol.roll(shard, account.key(shard), state.period.end_ms, period, about))
 
-
-def _step(demand: Demand, amounts: Mapping[str, int], shard: int, catalog_version: int) -> Step:
-    charges = []
-    for metric, amount in amounts.items():
-        about = b""
-        if demand.consumes:
-            about = encode_about(
-                About(
-                    tenant=demand.tenant,
-                    subject=demand.subject,
-                    metric=metric,
-                    request_id=demand.request_id,
-                    idempotency_key=demand.idempotency_key,
-                    operation=demand.operation,
-                    metadata=None if demand.metadata is None else dict(demand.metadata),
-                )
+def settled(reply: Reply) -> Reply:
+    """The reply, or what it refuses for good."""
+    match reply.outcome:
+        case Outcome.KEY_REUSED:
+            raise IdempotencyKeyReused(
+                "this idempotency key was used with another body; use a new key for a new request"
             )
-        charges.append(Charge(AccountName(demand.tenant, demand.subject, metric).key(shard), metric, amount, about))
-    record_key = None
-    if demand.consumes and demand.idempotency_key is not None:
-        record_key = keys.record(shard, demand.tenant, demand.subject, "consume", demand.idempotency_key)
-    return Step(
-        shard,
-        keys.catalog_field(demand.tenant),
-        catalog_version,
-        tuple(charges),
-        demand.consumes,
-        record_key,
-        demand.fingerprint if record_key else "",
-    )
+        case Outcome.FAILED:
+            raise CountersUnavailable(f"the counters refuse: {reply.reason}")
+        case Outcome.UNDRAINED:
+            raise CountersUnavailable("the ledger has not got all that was journalled yet; nothing was changed")
+    return reply

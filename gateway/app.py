@@ -1,8 +1,10 @@
 """The composition root of a gateway process: everything is made here, and handed to whoever needs it."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import structlog
 from litestar import Litestar, Router
@@ -13,18 +15,30 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from gateway import catalog, openapi, ops, subjects
+from gateway import catalog, grants, levels, openapi, ops, subjects
 from gateway.admission import Admission
 from gateway.auth import Authenticator
+from gateway.batch import Batch
+from gateway.consuming import Consuming
 from gateway.edge import Edge
 from gateway.epochs import begin_missing
-from gateway.hot import HotPath
+from gateway.hot import HotPath, Route
+from gateway.levels import Levels
+from gateway.lookups import Lookups
+from gateway.lost_replies import LostReplies
+from gateway.outage import Outage
+from gateway.refunds import Refunds
+from gateway.requests import MAX_BATCH_BYTES
+from gateway.reservations import Reservations
 from gateway.resources import StrictRequest, scope_guard, to_problem
+from gateway.spool import Spool, default_folder
+from gateway.taking_back import TakingBack
 from ledger import schema, shards
 from ledger.store import ALL_TENANTS, Store
 from quota import safety
-from quota.counters import MAX_CALLS_IN_FLIGHT, Counters
+from quota.counters import Counters
 from quota.errors import Unsafe
+from quota.gathering import MAX_CALLS_IN_FLIGHT
 from quota.settings import MAX_SHARDS, Settings
 
 CONNECT_TIMEOUT_S = 1.0
@@ -71,36 +85,71 @@ class Gateway:
         )
         self.authenticator = Authenticator(self.store, settings.key_pepper)
 
-    async def open(self) -> Admission:
+    async def open(self) -> "Parts":
         """Checks both stores, makes the first key, gives every shard its head."""
         await refuse_unsafe(self.counters, self.store, self.settings)
         shard_count = await self.store.run(ALL_TENANTS, shards.count)
         if self.settings.admin_key:
             await self.authenticator.ensure_admin_key(self.settings.admin_key)
         await begin_missing(self.counters, self.store, list(range(shard_count)))
-        return Admission(self.counters, self.store, shard_count)
+        return Parts(self, shard_count)
 
     async def close(self) -> None:
         await self.counters.close()
         await self.store.close()
 
 
-def build(gateway: Gateway, admission: Admission) -> Edge:
+class Parts:
+    """What answers requests, made of an opened gateway's stores."""
+
+    def __init__(self, gateway: Gateway, shard_count: int) -> None:
+        counters, store = gateway.counters, gateway.store
+        folder = Path(gateway.settings.outage_dir) if gateway.settings.outage_dir else default_folder()
+        self.admission = Admission(counters, store, shard_count)
+        self.lookups = Lookups(counters, store, shard_count)
+        self.taking_back = TakingBack(self.admission, self.lookups, store)
+        self.lost_replies = LostReplies(counters, store, self.taking_back)
+        self.outage = Outage(self.admission, counters, store, Spool(folder))
+        counters.on_lost = self.lost_replies.heard_of
+
+    def keep_going(self) -> list[Coroutine[Any, Any, None]]:
+        """What runs beside the requests for as long as the process serves."""
+        return [self.taking_back.keep_going(), self.lost_replies.keep_going(), self.outage.keep_going()]
+
+
+def build(gateway: Gateway, parts: Parts) -> Edge:
     """The application of an opened gateway: the hot path, and Litestar for everything else."""
-    hot = HotPath(admission, gateway.authenticator)
-    return Edge(routed(gateway, admission), {"/v1/consume": hot.consume, "/v1/check": hot.check})
+    hot = HotPath(gateway.authenticator)
+    return Edge(routed(gateway, parts), {route.template: hot.serving(route) for route in hot_routes(gateway, parts)})
 
 
-def routed(gateway: Gateway, admission: Admission) -> Litestar:
+def hot_routes(gateway: Gateway, parts: Parts) -> list[Route]:
+    """What the edge serves itself."""
+    consuming = Consuming(parts.admission, parts.outage)
+    reservations = Reservations(parts.admission, parts.lookups)
+    return [
+        Route("/v1/consume", consuming.consume),
+        Route("/v1/check", consuming.check),
+        Route("/v1/consume/batch", Batch(parts.admission, gateway.counters).consume, MAX_BATCH_BYTES),
+        Route("/v1/refunds", Refunds(parts.admission, parts.lookups).refund),
+        Route("/v1/release", Levels(parts.admission).release),
+        Route("/v1/reservations", reservations.hold),
+        Route("/v1/reservations/{id}/commit", reservations.commit),
+        Route("/v1/reservations/{id}/release", reservations.release),
+    ]
+
+
+def routed(gateway: Gateway, parts: Parts) -> Litestar:
     """Every route but the hot ones."""
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncGenerator[None, None]:
-        refreshing = asyncio.create_task(gateway.authenticator.keep_fresh())
+        running = [asyncio.create_task(each) for each in [gateway.authenticator.keep_fresh(), *parts.keep_going()]]
         try:
             yield
         finally:
-            refreshing.cancel()
+            for task in running:
+                task.cancel()
             await gateway.close()
 
     return Litestar(
@@ -112,6 +161,8 @@ def routed(gateway: Gateway, admission: Admission) -> Litestar:
             subjects.read_status,
             subjects.read_subscription,
             subjects.write_subscription,
+            grants.give_grant,
+            levels.write_level,
             ops.read_reconciliation,
             ops.live,
             ops.ready,
@@ -120,7 +171,7 @@ def routed(gateway: Gateway, admission: Admission) -> Litestar:
         dependencies={
             "store": Provide(lambda: gateway.store, sync_to_thread=False),
             "counters": Provide(lambda: gateway.counters, sync_to_thread=False),
-            "admission": Provide(lambda: admission, sync_to_thread=False),
+            "admission": Provide(lambda: parts.admission, sync_to_thread=False),
         },
         exception_handlers={Exception: to_problem},
         logging_config=None,

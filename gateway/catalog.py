@@ -40,13 +40,8 @@ async def apply_catalog(
 
 def _not_applied_yet(catalog: Catalog) -> Iterator[str]:
     """What the document may say and this version does not do: whoever relies on it must be told."""
-    for metric_name, metric in catalog.metrics.items():
-        if metric.on_outage != "deny":
-            yield f"metrics.{metric_name}.on_outage: not applied yet; an outage denies"
     for plan_name, plan in catalog.plans.items():
         for metric_name, limit in plan.limits.items():
-            if limit.caps:
-                yield f"plans.{plan_name}.limits.{metric_name}.caps: not applied yet; only the limit itself counts"
             if limit.rollover is not None:
                 yield f"plans.{plan_name}.limits.{metric_name}.rollover: not applied yet"
 

@@ -23,6 +23,11 @@ class CatalogCache:
         """The newest version that this process knows of, and its catalog; version 0 is a tenant without one."""
         return self._known.get(tenant) or await self.refresh(tenant)
 
+    def known(self, tenant: str) -> Catalog | None:
+        """The catalog as this process last read it."""
+        found = self._known.get(tenant)
+        return None if found is None else found[1]
+
     async def refresh(self, tenant: str) -> tuple[int, Catalog]:
         """The newest version there is. Whoever asks while a read is under way waits for the next one, because the
         read may have begun before the change that the asker knows of."""

@@ -1,66 +1,105 @@
-"""The hot path: /v1/consume and /v1/check, as plain ASGI, because routing, injection and serialisation by a framework
-would cost more than the decision itself (docs/decisions/007).
+"""The hot path as plain ASGI, because routing, injection and serialisation by a framework would cost more than the
+decision itself (docs/decisions/007). This is the frame of every hot route: who asks, what is sent, what goes wrong.
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from os import urandom
 from typing import Any
 
 import structlog
-from msgspec import UNSET
+from litestar.types import ASGIApp
 
-from gateway import answers, metrics, problems
-from gateway.admission import Admission
+from gateway import metrics, problems
 from gateway.answers import Answer
 from gateway.auth import Authenticator, single
-from gateway.requests import (
-    MAX_BODY_BYTES,
-    ConsumeRequest,
-    consume_request,
-    fingerprint,
-    idempotency_key,
-    read_body,
-    request_id,
-)
-from quota.decisions import Demand
+from gateway.requests import MAX_BODY_BYTES, idempotency_key, read_body, request_id
 from quota.errors import MethodNotAllowed, QuotagateError
 
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
 TELL_EVERY_S = 1.0
+KEY_HEADERS = {b"idempotency-key", b"x-idempotency-key"}
 
 log = structlog.get_logger()
 
 
-class HotPath:
-    """The two ASGI applications of one process."""
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """One request, once it is known whose it is. `route` is its template, `name` what a path names in it."""
 
-    def __init__(self, admission: Admission, authenticator: Authenticator) -> None:
-        self._admission = admission
+    tenant: str
+    request_id: str
+    attempt: str | None
+    idempotency_key: str | None
+    route: str
+    path: str
+    name: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A hot route: POST, for keys with the scope `consume`."""
+
+    template: str
+    answer_to: Callable[[Asking], Awaitable[Answer]]
+    most_bytes: int = MAX_BODY_BYTES
+
+
+class HotPath:
+    """The ASGI applications of the hot routes of one process."""
+
+    def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
         self._untold = 0
         self._is_telling = False
+        self._attempts = Attempts()
 
-    async def consume(self, scope: Any, receive: Receive, send: Send) -> None:
-        await self._serve("/v1/consume", self._consume, scope, receive, send)
+    def serving(self, route: Route) -> ASGIApp:
+        """The application of one route. What a path names is the part that its template has in braces."""
 
-    async def check(self, scope: Any, receive: Receive, send: Send) -> None:
-        await self._serve("/v1/check", self._check, scope, receive, send)
+        async def serve(scope: Any, receive: Receive, send: Send) -> None:
+            await self._serve(route, scope, receive, send)
 
-    async def _consume(self, tenant: str, request: ConsumeRequest, headers: Any, ident: str) -> Answer:
-        keys = [value for name, value in headers if name in {b"idempotency-key", b"x-idempotency-key"}]
-        key = idempotency_key(keys)
-        demand = _demand(tenant, request, ident, consumes=True, key=key)
-        decision, catalog = await self._admission.decide(demand)
-        metrics.decisions_of("/v1/consume", "allowed" if decision.allowed else "denied").inc()
-        return answers.consumed(decision, catalog, "/v1/consume")
+        return serve
 
-    async def _check(self, tenant: str, request: ConsumeRequest, _headers: Any, ident: str) -> Answer:
-        decision, catalog = await self._admission.decide(_demand(tenant, request, ident, consumes=False, key=None))
-        metrics.decisions_of("/v1/check", "allowed" if decision.allowed else "denied").inc()
-        return answers.checked(decision, catalog)
+    async def _serve(self, route: Route, scope: Any, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        headers, path = scope["headers"], scope["path"]
+        sent = next((value for name, value in headers if name == b"x-request-id"), None)
+        ident = request_id(sent)
+        try:
+            if scope["method"] != "POST":
+                raise MethodNotAllowed(f"{route.template} takes POST")
+            principal = await self._authenticator.identify(single(headers, b"authorization"))
+            principal.require("consume")
+            key = idempotency_key([value for name, value in headers if name in KEY_HEADERS])
+            body = await read_body(headers, receive, route.most_bytes)
+            asking = Asking(
+                principal.tenant,
+                ident,
+                None if sent is None else self._attempts.next(),
+                key,
+                route.template,
+                path,
+                scope.get("hot_name", ""),
+                body,
+            )
+            answer = await route.answer_to(asking)
+        except Exception as error:
+            if not isinstance(error, QuotagateError):
+                log.error("a request failed", route=route.template, request_id=ident, exc_info=error)
+            status, fields, text = problems.of_error(error, path)
+            answer = Answer(status, list(fields.items()), text)
+            if status >= 500:
+                self._tell_of(error, route.template, ident, status)
+        await _send(send, answer, ident)
+        metrics.requests_of(route.template, answer.status).inc()
+        metrics.seconds_of(route.template).observe(time.perf_counter() - started)
 
     def _tell_of(self, error: Exception, route: str, ident: str, status: int) -> None:
         # While Redis is away every request fails: the first is told at once, the others once a second, as a number.
@@ -77,51 +116,17 @@ class HotPath:
             log.warning("more requests were not served", requests=self._untold)
         self._untold, self._is_telling = 0, False
 
-    async def _serve(
-        self,
-        route: str,
-        answer_to: Callable[[str, ConsumeRequest, Any, str], Awaitable[Answer]],
-        scope: Any,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        started = time.perf_counter()
-        headers = scope["headers"]
-        ident = request_id(next((value for name, value in headers if name == b"x-request-id"), None))
-        try:
-            if scope["method"] != "POST":
-                raise MethodNotAllowed(f"{route} takes POST")
-            principal = await self._authenticator.identify(single(headers, b"authorization"))
-            principal.require("consume")
-            request = consume_request(await read_body(headers, receive, MAX_BODY_BYTES))
-            answer = await answer_to(principal.tenant, request, headers, ident)
-        except Exception as error:
-            if not isinstance(error, QuotagateError):
-                log.error("a request failed", route=route, request_id=ident, exc_info=error)
-            status, fields, body = problems.of_error(error, route)
-            answer = Answer(status, list(fields.items()), body)
-            if status >= 500:
-                self._tell_of(error, route, ident, status)
-        await _send(send, answer, ident)
-        metrics.requests_of(route, answer.status).inc()
-        metrics.seconds_of(route).observe(time.perf_counter() - started)
 
+class Attempts:
+    """Names for single tries: callers may send one request id with many requests."""
 
-def _demand(tenant: str, request: ConsumeRequest, ident: str, *, consumes: bool, key: str | None) -> Demand:
-    by_metric = request.metric is not UNSET
-    count = request.amount if by_metric else request.quantity
-    return Demand(
-        tenant,
-        request.subject,
-        consumes,
-        ident,
-        1 if count is UNSET else count,
-        request.metric if request.metric is not UNSET else None,
-        request.operation if request.operation is not UNSET else None,
-        request.metadata if request.metadata is not UNSET else None,
-        key,
-        "" if key is None else fingerprint(request),
-    )
+    def __init__(self) -> None:
+        self._process = urandom(6).hex()
+        self._count = 0
+
+    def next(self) -> str:
+        self._count += 1
+        return f"{self._process}.{self._count:x}"
 
 
 async def _send(send: Send, answer: Answer, ident: str) -> None:

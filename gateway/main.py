@@ -49,11 +49,11 @@ def serve(settings: Settings, listener: socket.socket) -> None:
 async def _serve(settings: Settings, config: uvicorn.Config, listener: socket.socket) -> None:
     gateway = Gateway(settings)
     try:
-        admission = await gateway.open()
+        parts = await gateway.open()
     except BaseException:
         await gateway.close()
         raise
-    config.app = build(gateway, admission)
+    config.app = build(gateway, parts)
     # What was made so far lives as long as the process: the collector need not look at it again and again, and rarely
     # at the rest, which is freed by counting. Its pauses were the 99th percentile.
     gc.collect()

@@ -20,6 +20,13 @@ STATUS_OF_CODE: dict[str, int] = {
     "UNKNOWN_OPERATION": 404,
     "UNKNOWN_PLAN": 404,
     "METHOD_NOT_ALLOWED": 405,
+    "RECEIPT_NOT_FOUND": 404,
+    "RESERVATION_NOT_FOUND": 404,
+    "CONFLICT": 409,
+    "ALREADY_REFUNDED": 409,
+    "RESERVATION_SETTLED": 409,
+    "BELOW_ZERO": 409,
+    "TOO_MANY": 409,
     "NO_SUBSCRIPTION": 403,
     "IDEMPOTENCY_KEY_REUSED": 422,
     "COUNTERS_UNAVAILABLE": 503,
@@ -33,6 +40,12 @@ TITLE_OF_CODE = {
     "UNKNOWN_OPERATION": "Unknown operation",
     "UNKNOWN_PLAN": "Unknown plan",
     "NO_SUBSCRIPTION": "No subscription",
+    "RECEIPT_NOT_FOUND": "Receipt not found",
+    "RESERVATION_NOT_FOUND": "Reservation not found",
+    "ALREADY_REFUNDED": "Already refunded",
+    "RESERVATION_SETTLED": "Reservation settled",
+    "BELOW_ZERO": "Below zero",
+    "TOO_MANY": "Too many",
     "IDEMPOTENCY_KEY_REUSED": "Idempotency key reused",
     "COUNTERS_UNAVAILABLE": "Counters unavailable",
     "LEDGER_UNAVAILABLE": "Ledger unavailable",
@@ -55,12 +68,18 @@ def problem(code: str, detail: str, instance: str, **extra: Any) -> dict[str, An
     }
 
 
+def document_of(error: QuotagateError, instance: str) -> dict[str, Any]:
+    """The members of an error's problem document."""
+    return problem(error.code, str(error), instance, **error.extra)
+
+
 def of_error(error: Exception, instance: str) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body for an error; one that nobody meant to raise says nothing of itself."""
     if isinstance(error, QuotagateError):
-        code, detail, extra = error.code, str(error), error.extra
+        code, document = error.code, document_of(error, instance)
     else:
-        code, detail, extra = "INTERNAL", "Something went wrong on our side; the request id names it in the logs.", {}
+        code, detail = "INTERNAL", "Something went wrong on our side; the request id names it in the logs."
+        document = problem(code, detail, instance)
     headers = {"content-type": MEDIA_TYPE}
     if code in RETRY_AFTER_S:
         headers["retry-after"] = str(RETRY_AFTER_S[code])
@@ -70,4 +89,4 @@ def of_error(error: Exception, instance: str) -> tuple[int, dict[str, str], byte
         headers["allow"] = "POST"  # only the hot path asks here; Litestar tells of its own routes
     if code == "UNAUTHENTICATED":
         headers["www-authenticate"] = "Bearer"
-    return STATUS_OF_CODE[code], headers, msgspec.json.encode(problem(code, detail, instance, **extra))
+    return STATUS_OF_CODE[code], headers, msgspec.json.encode(document)

@@ -5,22 +5,25 @@ all the requests that miss the same account.
 """
 
 import asyncio
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection
 
-from ledger import accounts, catalogs, subscriptions
+from ledger import accounts, catalogs, grants, holds, subscriptions
 from ledger.accounts import Balance
+from ledger.grants import Granted
 from ledger.store import ALL_TENANTS, Store
 from quota import protocol
 from quota.catalog import Catalog
 from quota.counters import Counters
 from quota.entitlement import Subscription, entitlement
 from quota.errors import CountersUnavailable, QuotagateError
-from quota.journal import About, encode_about
+from quota.formats import NONE, CapState, GrantState, Terms, Window
+from quota.journal import Place
 from quota.keys import AccountName
-from quota.periods import period_at
-from quota.protocol import NONE, Call, Opening, Terms
+from quota.periods import Period, PeriodKind, period_at
+from quota.protocol import Call, Opening
 
 MAX_BATCH_ACCOUNTS = 500
 MAX_WAITING_ACCOUNTS = 50_000
@@ -48,6 +51,11 @@ class Reading:
     catalogs: dict[str, tuple[int, Catalog]]
     subscriptions: dict[tuple[str, str], Subscription]
     balances: dict[AccountName, list[Balance]]
+    cap_spent: dict[AccountName, dict[tuple[str, int], int]] = field(default_factory=dict)
+    grants: dict[AccountName, list[Granted]] = field(default_factory=dict)
+    holds: dict[AccountName, dict[str, str]] = field(default_factory=dict)
+    seals: dict[AccountName, Place] = field(default_factory=dict)
+    unsealed: dict[AccountName, Balance] = field(default_factory=dict)
 
 
 def read(connection: Connection, wanted: list[AccountName], now_ms: int) -> Reading:
@@ -58,6 +66,11 @@ def read(connection: Connection, wanted: list[AccountName], now_ms: int) -> Read
         {tenant: catalogs.newest(connection, tenant) for tenant in tenants},
         subscriptions.of_subjects(connection, subjects),
         accounts.running_balances(connection, wanted, now_ms),
+        accounts.cap_spent(connection, wanted, now_ms),
+        grants.of_accounts(connection, wanted, now_ms),
+        holds.open_of(connection, wanted),
+        accounts.seals(connection, wanted),
+        accounts.unsealed_balances(connection, wanted, now_ms),
     )
 
 
@@ -76,22 +89,42 @@ def opening(account: AccountName, now_ms: int, reading: Reading) -> Opening:
     other = None
     if same is None or same.used == 0:
         other = next((balance for balance in running if balance.used and balance is not same), None)
+    # A period that ended while Redis was lost is closed by the script that writes the account.
+    if not running:
+        other = reading.unsealed.get(account)
     found = other or same
     cut = None
     if other is not None:
-        cut = (other.period, Terms(other.plan, other.period.kind, None, ()))
+        cut = Window(other.period, Terms(other.plan, other.period.kind, None, ()))
+    counted_in = found.period if found else period
+    spent = reading.cap_spent.get(account, {})
+    known_grants = reading.grants.get(account, [])
+    seal = reading.seals.get(account)
     return Opening(
         account,
         version,
         granted,
         period,
+        caps=tuple(_cap(period_at(PeriodKind(kind), now_ms), limit, spent) for kind, limit in granted.caps.items()),
+        grants=tuple(_grant(each, counted_in) for each in known_grants),
+        journalled_grant=max((each.id for each in known_grants if each.journalled), default=0),
         used=found.used if found else 0,
         entry=str(found.place) if found else NONE,
+        seal=None if seal is None else str(seal),
         cut=cut,
-        keeps_window=granted.plan is None,
+        holds=reading.holds.get(account, {}),
         ttl_ms=NO_PLAN_TTL_MS if granted.plan is None else 0,
-        about=encode_about(About(tenant=account.tenant, subject=account.subject, metric=account.metric)),
+        keeps_window=granted.plan is None,
     )
+
+
+def _cap(period: Period, limit: int, spent: Mapping[tuple[str, int], int]) -> CapState:
+    return CapState(period, limit, spent.get((period.kind.value, period.start_ms), 0))
+
+
+def _grant(granted: Granted, counted_in: Period) -> GrantState:
+    taken = granted.taken.get((counted_in.kind.value, counted_in.start_ms), 0)
+    return GrantState(granted.id, granted.priority, granted.expires_ms, granted.left, taken)
 
 
 class Provisioner:
@@ -111,6 +144,8 @@ class Provisioner:
         outcomes = await asyncio.gather(*(asyncio.shield(self._enqueue(each)) for each in missing))
         if "undrained" in outcomes:
             raise CountersUnavailable("the counters are being rebuilt; nothing was charged")
+        if any(outcome.startswith("failed") for outcome in outcomes):
+            raise CountersUnavailable("the journal refuses entries; nothing was charged")
 
     def _enqueue(self, missing: Missing) -> asyncio.Future[str]:
         key = f"{missing.epoch} {missing.fence} {missing.account.key(missing.shard)}"

@@ -12,7 +12,8 @@ from litestar.handlers import BaseRouteHandler
 
 from gateway import problems
 from gateway.auth import Authenticator, Principal, single
-from gateway.requests import MAX_BODY_BYTES, MAX_CATALOG_BYTES, decoded, read_body
+from gateway.bodies import decoded
+from gateway.requests import MAX_BODY_BYTES, MAX_CATALOG_BYTES, read_body
 from quota.errors import InvalidRequest, QuotagateError
 from quota.identifiers import checked_identifier
 
@@ -32,7 +33,7 @@ class StrictRequest(Request[Any, Any, Any]):
     async def json(self) -> Any:
         field = self.route_handler.parsed_data_field
         assert field is not None, "only a handler with a body asks for it"
-        return decoded(msgspec.json.Decoder(field.annotation), await self.body())
+        return decoded(field.annotation, await self.body())
 
 
 async def scope_guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:

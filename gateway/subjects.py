@@ -9,7 +9,7 @@ from litestar.params import FromPath, JSONBody
 
 from gateway.admission import Admission
 from gateway.answers import metric_document
-from gateway.requests import SubscriptionRequest
+from gateway.bodies import SubscriptionRequest
 from gateway.resources import StrictRequest, caller, from_path, ident_of
 from ledger import announcements, subscriptions
 from ledger.store import Store

@@ -82,8 +82,8 @@ def run_catalog_apply(
     async def apply() -> dict[str, Any]:
         gateway = Gateway(settings)
         try:
-            admission = await gateway.open()
-            return await apply_catalog(gateway.store, admission, tenant, catalog, "cli", dry_run=dry_run)
+            parts = await gateway.open()
+            return await apply_catalog(gateway.store, parts.admission, tenant, catalog, "cli", dry_run=dry_run)
         finally:
             await gateway.close()
 

@@ -151,6 +151,7 @@ class Up:
             variable("redis_url"): redis_url,
             variable("database_url"): application_url,
             variable("metrics_dir"): self._settings.metrics_dir or str(metrics),
+            variable("outage_dir"): self._settings.outage_dir or str(self._data / "outage"),
             variable("key_pepper"): self._settings.key_pepper or kept_password(self._data / "key.pepper"),
             variable("admin_key"): self._settings.admin_key or kept_password(self._data / "admin.key"),
         }

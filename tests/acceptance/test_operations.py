@@ -201,11 +201,13 @@ def _account_key(system: System, subject: str) -> bytes:
 @contextmanager
 def _tampered(system: System, subject: str, by: int) -> Iterator[None]:
     key = _account_key(system, subject)
-    system.redis().hincrby(key, "used", by)
+    state = system.redis().hget(key, "state") or b""
+    used, entry = state.decode().split(" ")
+    system.redis().hset(key, "state", f"{int(used) + by} {entry}")
     try:
         yield
     finally:
-        system.redis().hincrby(key, "used", -by)
+        system.redis().hset(key, "state", state)
 
 
 @dataclass(frozen=True)

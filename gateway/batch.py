@@ -1,0 +1,133 @@
+"""POST /v1/consume/batch: up to a thousand items, each with its own result, or all or none of one subject."""
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from gateway import answers, problems
+from gateway.admission import Admission
+from gateway.answers import Answer
+from gateway.bodies import BatchItem, BatchRequest, decoded, fingerprint
+from gateway.consuming import demand_of
+from gateway.hot import Asking
+from gateway.in_order import Result, ask_in_order
+from gateway.requests import checked_key
+from quota.counters import Counters
+from quota.decisions import decision
+from quota.demands import Asked, Demand
+from quota.errors import InvalidRequest, NotFound, QuotagateError
+from quota.identifiers import MAX_AMOUNT
+from quota.protocol import Mode
+
+ROUTE = "consume/batch"
+"""The scope of the items' keys."""
+MAX_METRICS_AT_ONCE = 100
+"""All of them are charged in one script, during which Redis serves nobody else."""
+
+
+class Batch:
+    """The route, bound to what decides."""
+
+    def __init__(self, admission: Admission, counters: Counters) -> None:
+        self._admission = admission
+        self._counters = counters
+
+    async def consume(self, asking: Asking) -> Answer:
+        request = decoded(BatchRequest, asking.body)
+        if request.atomic:
+            return await self._all_or_none(asking, request)
+        demands: list[Demand | QuotagateError] = [
+            _demand_or_error(asking, place, raw) for place, raw in enumerate(request.items)
+        ]
+        good = [each for each in demands if isinstance(each, Demand)]
+        results = iter(await ask_in_order(self._admission, self._counters, good))
+        _, catalog = await self._admission.catalogs.get(asking.tenant)
+        documents = []
+        for each in demands:
+            if isinstance(each, QuotagateError):
+                documents.append(problems.document_of(each, asking.path))
+            else:
+                documents.append(self._document(each, next(results), catalog, asking.path))
+        return _results(documents)
+
+    def _document(self, demand: Demand, result: Result, catalog: Any, path: str) -> dict[str, Any]:
+        if isinstance(result, QuotagateError):
+            return problems.document_of(result, path)
+        shard = self._admission.shard_of(demand.tenant, demand.subject)
+        status, document = answers.consumed_document(decision(demand, shard, result), catalog, path)
+        return {"status": status, **document}
+
+    async def _all_or_none(self, asking: Asking, request: BatchRequest) -> Answer:
+        items = [decoded(BatchItem, bytes(raw)) for raw in request.items]
+        if len({item.subject for item in items}) > 1:
+            raise InvalidRequest("an atomic batch is for one subject", field="items")
+        if any(item.idempotency_key is not UNSET for item in items):
+            raise InvalidRequest(
+                "the items of an atomic batch have no keys of their own; send the header Idempotency-Key", field="items"
+            )
+        demands = await self._priced([demand_of(asking, item, Mode.CONSUME, None, ROUTE) for item in items])
+        asked = _added_up(demands)
+        together = replace(
+            demands[0],
+            mode=Mode.CONSUME if not asked or any(each.amount for each in asked) else Mode.CHECK,
+            asked=asked,
+            operation=None,
+            metadata=None,
+            idempotency_key=asking.idempotency_key,
+            fingerprint="" if asking.idempotency_key is None else fingerprint(items[0], items[1:]),
+        )
+        decided, catalog = await self._admission.decide(together)
+        status, document = answers.consumed_document(decided, catalog, asking.path)
+        whole = {charge.metric: charge for charge in decided.charges}
+        documents = []
+        for demand in demands:
+            if decided.allowed:
+                charges = tuple(replace(whole[each.metric], amount=each.amount or 0) for each in demand.asked)
+                alone = replace(decided, charges=charges, operation=demand.operation)
+                status, document = answers.consumed_document(alone, catalog, asking.path)
+            documents.append({"status": status, **document})
+        return _results(documents, decided.replayed)
+
+    async def _priced(self, demands: list[Demand]) -> list[Demand]:
+        tenant = demands[0].tenant
+        _, catalog = await self._admission.catalogs.get(tenant)
+        try:
+            return [demand.priced(catalog) for demand in demands]
+        except NotFound:
+            # It may have been added a moment ago by another gateway; only Postgres can say that it was not.
+            _, catalog = await self._admission.catalogs.refresh(tenant)
+            return [demand.priced(catalog) for demand in demands]
+
+
+def _demand_or_error(asking: Asking, place: int, raw: msgspec.Raw) -> Demand | QuotagateError:
+    try:
+        item = decoded(BatchItem, bytes(raw))
+        key = None if item.idempotency_key is UNSET else checked_key(item.idempotency_key.encode())
+        if key is None and asking.idempotency_key is not None:
+            key = f"{asking.idempotency_key}#{place}"  # the whole batch again is each of its items again
+        demand = demand_of(asking, item, Mode.CONSUME, key, ROUTE)
+        # Each item is a try of its own: where the reply to some is lost, the others were told.
+        return replace(demand, attempt=f"{asking.attempt or ''}#{place}")
+    except QuotagateError as error:
+        return error
+
+
+def _added_up(demands: list[Demand]) -> tuple[Asked, ...]:
+    amounts: dict[str, int] = {}
+    for demand in demands:
+        for each in demand.asked:
+            amounts[each.metric] = amounts.get(each.metric, 0) + (each.amount or 0)
+    if max(amounts.values(), default=0) > MAX_AMOUNT:
+        raise InvalidRequest(f"together the items ask for more than {MAX_AMOUNT}", field="items")
+    if len(amounts) > MAX_METRICS_AT_ONCE:
+        raise InvalidRequest(f"an atomic batch charges {MAX_METRICS_AT_ONCE} metrics at most", field="items")
+    return tuple(Asked(metric, amount) for metric, amount in amounts.items())
+
+
+def _results(documents: list[dict[str, Any]], replayed: bool = False) -> Answer:
+    headers = [("content-type", "application/json")]
+    if replayed:
+        headers.append(("idempotency-replayed", "true"))
+    return Answer(200, headers, msgspec.json.encode({"results": documents}))

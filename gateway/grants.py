@@ -1,0 +1,60 @@
+"""POST /v1/subjects/{subject}/grants: bonus units, used after the plan's allowance."""
+
+from typing import Any
+
+import structlog
+from litestar import post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody
+
+from gateway.admission import Admission
+from gateway.bodies import GrantRequest
+from gateway.resources import StrictRequest, caller, from_path, ident_of
+from ledger import announcements, grants
+from ledger.store import Store
+from quota.errors import InvalidRequest, UnknownMetric
+from quota.periods import from_rfc3339, to_rfc3339
+
+log = structlog.get_logger()
+
+
+@post("/v1/subjects/{subject:str}/grants", opt={"scopes": ("admin",)}, summary="Give the subject bonus units")
+async def give_grant(
+    request: StrictRequest,
+    store: NamedDependency[Store],
+    admission: NamedDependency[Admission],
+    subject: FromPath[str],
+    data: JSONBody[GrantRequest],
+) -> dict[str, Any]:
+    tenant, subject = caller(request).tenant, from_path(subject, "subject")
+    expires_ms = None if data.expires_at is None else from_rfc3339(data.expires_at)
+    _, catalog = await admission.catalogs.refresh(tenant)
+    if data.metric not in catalog.metrics:
+        raise UnknownMetric(f"the catalog has no metric {data.metric}", metric=data.metric)
+    if expires_ms is not None and expires_ms <= admission.now_ms():
+        raise InvalidRequest("expires_at lies in the past", field="expires_at")
+    grant_id, announcement = await store.run(
+        tenant,
+        grants.add,
+        tenant,
+        subject,
+        data.metric,
+        amount=data.amount,
+        priority=data.priority,
+        expires_ms=expires_ms,
+        reason=data.reason,
+        created_by=caller(request).key_id,
+    )
+    await admission.announce(tenant, subject)
+    await store.run(tenant, announcements.told, [announcement])
+    log.info("grant given", tenant=tenant, subject=subject, metric=data.metric, request_id=ident_of(request))
+    return {
+        "id": str(grant_id),
+        "subject": subject,
+        "metric": data.metric,
+        "amount": data.amount,
+        "remaining": data.amount,
+        "expires_at": None if expires_ms is None else to_rfc3339(expires_ms),
+        "priority": data.priority,
+        "reason": data.reason,
+    }

@@ -1,0 +1,102 @@
+"""What the OpenAPI document says of the routed resources, where Litestar cannot know it: names, answers, examples."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.openapi_answers import IDENTIFIER, Schema
+from gateway.openapi_parts import Answered, json_body, link, responses
+
+Links = dict[str, Schema]
+
+_OF_SUBJECT = {
+    "status": link("ReadStatus", "What is left to this subject", path={"subject": "/subject"}),
+    "subscription": link("ReadSubscription", "The plan that it is on", path={"subject": "/subject"}),
+}
+_FIRST_PLAN = {"plan": link("ReadPlan", "The lowest plan", path={"plan": "/items/0/plan"})}
+_EXAMPLES_IN_PATH = {"subject": "u_1", "plan": "pro", "metric": "connected_platforms"}
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """A routed operation: its name, what it answers, and which problems beside 400 and 500 it knows."""
+
+    name: str
+    answer: str
+    problems: tuple[int, ...] = (401, 403, 503)
+    status: int = 200
+    links: Links = field(default_factory=dict)
+    body: str | None = None
+    examples: dict[str, Any] = field(default_factory=dict)
+
+
+_OF_READING = (401, 403, 503)
+_OF_WRITING = (*_OF_READING, 413)
+_CATALOG = {
+    "default_plan": "free",
+    "metrics": {"credits": {"unit": "credit"}, "connected_platforms": {"kind": "level"}},
+    "operations": {"create_reel": {"charges": {"credits": 5}}},
+    "plans": {
+        "free": {"rank": 0, "limits": {"credits": {"limit": 35, "period": "month"}}},
+        "pro": {"rank": 1, "limits": {"credits": {"period": "month", "caps": {"day": 200}}}},
+    },
+    "add_ons": {"credits_100": {"adds": {"credits": 100}}},
+}
+
+ROUTED = {
+    ("/v1/catalog", "get"): Routed("ReadCatalog", "Catalog", _OF_READING),
+    ("/v1/catalog", "put"): Routed(
+        "WriteCatalog", "CatalogChange", _OF_WRITING, body="Catalog", examples={"two plans": _CATALOG}
+    ),
+    ("/v1/plans", "get"): Routed("ListPlans", "Plans", _OF_READING, links=_FIRST_PLAN),
+    ("/v1/plans/{plan}", "get"): Routed("ReadPlan", "PlanWithLimits", (*_OF_READING, 404)),
+    ("/v1/subjects/{subject}/status", "get"): Routed("ReadStatus", "Status", _OF_READING),
+    ("/v1/subjects/{subject}/subscription", "get"): Routed("ReadSubscription", "Subscription", (*_OF_READING, 404)),
+    ("/v1/subjects/{subject}/subscription", "put"): Routed(
+        "WriteSubscription",
+        "Subscription",
+        (*_OF_WRITING, 404),
+        links=_OF_SUBJECT,
+        body="SubscriptionRequest",
+        examples={"bought": {"plan": "pro", "status": "active", "anchor": "2026-11-30T10:00:00Z"}},
+    ),
+    ("/v1/subjects/{subject}/grants", "post"): Routed(
+        "GiveGrant",
+        "Grant",
+        (*_OF_WRITING, 404, 409),
+        201,
+        links={"status": _OF_SUBJECT["status"]},
+        body="GrantRequest",
+        examples={"an apology": {"metric": "credits", "amount": 20, "reason": "an apology"}},
+    ),
+    ("/v1/subjects/{subject}/levels/{metric}", "put"): Routed(
+        "WriteLevel",
+        "Level",
+        (*_OF_WRITING, 404, 409),
+        links={"status": _OF_SUBJECT["status"]},
+        body="LevelRequest",
+        examples={"counted": {"used": 1, "reason": "counted by hand"}},
+    ),
+    ("/v1/ops/reconciliation", "get"): Routed("ReadReconciliation", "Reconciliation", (*_OF_READING, 404)),
+    ("/health/live", "get"): Routed("Live", "Liveness", ()),
+    ("/health/ready", "get"): Routed("Ready", "Readiness", ()),
+    ("/metrics", "get"): Routed("Metrics", "", ()),
+}
+
+
+def complete(path: str, method: str, operation: Schema) -> None:
+    """Adds to Litestar's operation what it does not see."""
+    routed = ROUTED[path, method]
+    operation["operationId"] = routed.name
+    answered = Answered(routed.status, routed.answer, routed.links, is_limited=False, is_replayed=False)
+    operation["responses"] = responses(operation["summary"], answered, (400, 500, *routed.problems))
+    if path.startswith("/v1/"):
+        operation["security"] = [{"api_key": []}]
+    for parameter in operation.get("parameters", ()):
+        if parameter["in"] == "path":
+            parameter |= {"schema": IDENTIFIER, "example": _EXAMPLES_IN_PATH[parameter["name"]]}
+    if routed.body is not None:
+        operation["requestBody"] = json_body(routed.body, routed.examples)
+    if path == "/health/ready":
+        operation["responses"]["503"] = operation["responses"]["200"] | {"description": "Some part does not answer"}
+    if path == "/metrics":
+        operation["responses"]["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
