@@ -2,7 +2,7 @@
 PYTHON ?= python3
 .DEFAULT_GOAL := help
 
-.PHONY: help install up test bench
+.PHONY: help install up test bench soak
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -22,6 +22,11 @@ test: install  ## run every check and every test
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
 	.venv/bin/python -m pytest -q
+
+soak: install  ## what takes long: a million steps beside the model, and Redis broken again and again, made-up requests (SEED=1 repeats)
+	.venv/bin/python -m tests.soak.model $(if $(SEED),--seed $(SEED))
+	.venv/bin/python -m tests.soak.faults $(if $(SEED),--seed $(SEED))
+	.venv/bin/python -m tests.soak.openapi $(if $(SEED),--seed $(SEED))
 
 bench: install  ## measure, in ratios, beside what one would use instead
 	.venv/bin/python -m bench

@@ -32,7 +32,7 @@ class Admission:
     def __init__(self, counters: Counters, store: Store, shard_count: int) -> None:
         self.catalogs = CatalogCache(store)
         self._counters = counters
-        self._epochs = Epochs(counters, store)
+        self.epochs = Epochs(counters, store)
         self._shard_count = shard_count
         self._provisioner = Provisioner(counters, store)
         self._roller = Roller(counters)
@@ -96,7 +96,7 @@ class Admission:
         alone = step(demand, (), shard, version)
         if alone.record_key is None:
             return None
-        reply = await self._counters.decide(replace(alone, mode=Mode.CHECK))
+        reply = await self._counters.decide(replace(alone, mode=Mode.CHECK, refunds_key=None))
         return reply if reply.replayed else None
 
     async def announce(self, tenant: str, subject: str | None) -> None:
@@ -129,7 +129,7 @@ class Admission:
             case Outcome.CATALOG_CHANGED:
                 await self.catalogs.refresh(demand.tenant)
             case Outcome.UNINITIALISED:
-                await self._epochs.begin(shard)
+                await self.epochs.begin(shard)
         missing, over = [], []
         for state in reply.accounts:
             account = AccountName(demand.tenant, demand.subject, state.metric)

@@ -93,7 +93,7 @@ def _seconds_to_wait(decision: Decision) -> int | None:
 
 def _policy_of(charge: Charged) -> str:
     """The name of the policy that a charge ran into."""
-    return charge.metric if charge.cap is None else f"{charge.metric}:{charge.cap.period.kind}"
+    return charge.metric if charge.cap is None else f"{charge.metric} {charge.cap.period.kind}"
 
 
 def rate_limit_headers(decision: Decision) -> list[tuple[str, str]]:
@@ -104,7 +104,7 @@ def rate_limit_headers(decision: Decision) -> list[tuple[str, str]]:
         if charge.plan is None:
             continue
         windows = [
-            (f"{charge.metric}:{cap.period.kind}", cap.limit, cap.limit - cap.spent, cap.period) for cap in charge.caps
+            (f"{charge.metric} {cap.period.kind}", cap.limit, cap.limit - cap.spent, cap.period) for cap in charge.caps
         ]
         if charge.limit is not None:
             windows.insert(0, (charge.metric, charge.limit, charge.remaining or 0, charge.period))
@@ -251,8 +251,8 @@ def refunded(decision: Decision, receipt: str) -> Answer:
     return answer(200, document, decision)
 
 
-def degraded(subject: str, charges: Sequence[Asked], operation: str | None) -> Answer:
-    """200: let through while nobody could count; it is charged later."""
+def degraded_document(subject: str, charges: Sequence[Asked], operation: str | None) -> dict[str, Any]:
+    """What was let through while nobody could count: null for all that nobody can know."""
     documents = [
         {
             "metric": each.metric,
@@ -274,5 +274,10 @@ def degraded(subject: str, charges: Sequence[Asked], operation: str | None) -> A
     if operation is not None:
         document["operation"] = operation
     document |= documents[0] if len(documents) == 1 else {"charges": documents}
-    document |= {"receipt": None, "replayed": False}
-    return Answer(200, [("content-type", "application/json")], msgspec.json.encode(document))
+    return document | {"receipt": None, "replayed": False}
+
+
+def degraded(subject: str, charges: Sequence[Asked], operation: str | None) -> Answer:
+    """200: let through while nobody could count; it is charged later."""
+    body = msgspec.json.encode(degraded_document(subject, charges, operation))
+    return Answer(200, [("content-type", "application/json")], body)

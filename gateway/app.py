@@ -106,7 +106,7 @@ class Parts:
         counters, store = gateway.counters, gateway.store
         folder = Path(gateway.settings.outage_dir) if gateway.settings.outage_dir else default_folder()
         self.admission = Admission(counters, store, shard_count)
-        self.lookups = Lookups(counters, store, shard_count)
+        self.lookups = Lookups(counters, store, self.admission.epochs, shard_count)
         self.taking_back = TakingBack(self.admission, self.lookups, store)
         self.lost_replies = LostReplies(counters, store, self.taking_back)
         self.outage = Outage(self.admission, counters, store, Spool(folder))
@@ -130,7 +130,7 @@ def hot_routes(gateway: Gateway, parts: Parts) -> list[Route]:
     return [
         Route("/v1/consume", consuming.consume),
         Route("/v1/check", consuming.check),
-        Route("/v1/consume/batch", Batch(parts.admission, gateway.counters).consume, MAX_BATCH_BYTES),
+        Route("/v1/consume/batch", Batch(parts.admission, gateway.counters, parts.outage).consume, MAX_BATCH_BYTES),
         Route("/v1/refunds", Refunds(parts.admission, parts.lookups).refund),
         Route("/v1/release", Levels(parts.admission).release),
         Route("/v1/reservations", reservations.hold),

@@ -13,26 +13,26 @@ from gateway.bodies import BatchItem, BatchRequest, decoded, fingerprint
 from gateway.consuming import demand_of
 from gateway.hot import Asking
 from gateway.in_order import Result, ask_in_order
+from gateway.outage import Outage
 from gateway.requests import checked_key
+from quota.catalog import Catalog
 from quota.counters import Counters
 from quota.decisions import decision
 from quota.demands import Asked, Demand
-from quota.errors import InvalidRequest, NotFound, QuotagateError
-from quota.identifiers import MAX_AMOUNT
+from quota.errors import CountersUnavailable, InvalidRequest, QuotagateError
 from quota.protocol import Mode
 
 ROUTE = "consume/batch"
 """The scope of the items' keys."""
-MAX_METRICS_AT_ONCE = 100
-"""All of them are charged in one script, during which Redis serves nobody else."""
 
 
 class Batch:
     """The route, bound to what decides."""
 
-    def __init__(self, admission: Admission, counters: Counters) -> None:
+    def __init__(self, admission: Admission, counters: Counters, outage: Outage) -> None:
         self._admission = admission
         self._counters = counters
+        self._outage = outage
 
     async def consume(self, asking: Asking) -> Answer:
         request = decoded(BatchRequest, asking.body)
@@ -49,10 +49,15 @@ class Batch:
             if isinstance(each, QuotagateError):
                 documents.append(problems.document_of(each, asking.path))
             else:
-                documents.append(self._document(each, next(results), catalog, asking.path))
+                documents.append(await self._document(each, next(results), catalog, asking.path))
         return _results(documents)
 
-    def _document(self, demand: Demand, result: Result, catalog: Any, path: str) -> dict[str, Any]:
+    async def _document(self, demand: Demand, result: Result, catalog: Catalog, path: str) -> dict[str, Any]:
+        if isinstance(result, CountersUnavailable):
+            try:
+                return _let_through(demand, await self._outage.let_through(demand, result))
+            except QuotagateError as error:
+                result = error
         if isinstance(result, QuotagateError):
             return problems.document_of(result, path)
         shard = self._admission.shard_of(demand.tenant, demand.subject)
@@ -67,38 +72,43 @@ class Batch:
             raise InvalidRequest(
                 "the items of an atomic batch have no keys of their own; send the header Idempotency-Key", field="items"
             )
-        demands = await self._priced([demand_of(asking, item, Mode.CONSUME, None, ROUTE) for item in items])
-        asked = _added_up(demands)
-        together = replace(
-            demands[0],
-            mode=Mode.CONSUME if not asked or any(each.amount for each in asked) else Mode.CHECK,
-            asked=asked,
-            operation=None,
-            metadata=None,
+        demands = [demand_of(asking, item, Mode.CONSUME, None, ROUTE) for item in items]
+        only_looks = all(demand.mode is Mode.CHECK for demand in demands)
+        together = Demand(
+            asking.tenant,
+            items[0].subject,
+            Mode.CHECK if only_looks else Mode.CONSUME,
+            asking.request_id,
+            attempt=asking.attempt,
             idempotency_key=asking.idempotency_key,
+            route=ROUTE,
             fingerprint="" if asking.idempotency_key is None else fingerprint(items[0], items[1:]),
+            together=tuple(demands),
         )
-        decided, catalog = await self._admission.decide(together)
+        try:
+            decided, catalog = await self._admission.decide(together)
+        except CountersUnavailable as error:
+            await self._outage.let_through(together, error)
+            catalog = (await self._admission.catalogs.get(asking.tenant))[1]
+            return _results([_let_through(demand, demand.charges(catalog)) for demand in demands])
         status, document = answers.consumed_document(decided, catalog, asking.path)
         whole = {charge.metric: charge for charge in decided.charges}
         documents = []
         for demand in demands:
             if decided.allowed:
-                charges = tuple(replace(whole[each.metric], amount=each.amount or 0) for each in demand.asked)
+                charges = tuple(
+                    replace(whole[each.metric], amount=each.amount or 0)
+                    for each in demand.charges(catalog)
+                    if each.metric in whole
+                )
                 alone = replace(decided, charges=charges, operation=demand.operation)
                 status, document = answers.consumed_document(alone, catalog, asking.path)
             documents.append({"status": status, **document})
         return _results(documents, decided.replayed)
 
-    async def _priced(self, demands: list[Demand]) -> list[Demand]:
-        tenant = demands[0].tenant
-        _, catalog = await self._admission.catalogs.get(tenant)
-        try:
-            return [demand.priced(catalog) for demand in demands]
-        except NotFound:
-            # It may have been added a moment ago by another gateway; only Postgres can say that it was not.
-            _, catalog = await self._admission.catalogs.refresh(tenant)
-            return [demand.priced(catalog) for demand in demands]
+
+def _let_through(demand: Demand, charges: tuple[Asked, ...]) -> dict[str, Any]:
+    return {"status": 200, **answers.degraded_document(demand.subject, charges, demand.operation)}
 
 
 def _demand_or_error(asking: Asking, place: int, raw: msgspec.Raw) -> Demand | QuotagateError:
@@ -112,18 +122,6 @@ def _demand_or_error(asking: Asking, place: int, raw: msgspec.Raw) -> Demand | Q
         return replace(demand, attempt=f"{asking.attempt or ''}#{place}")
     except QuotagateError as error:
         return error
-
-
-def _added_up(demands: list[Demand]) -> tuple[Asked, ...]:
-    amounts: dict[str, int] = {}
-    for demand in demands:
-        for each in demand.asked:
-            amounts[each.metric] = amounts.get(each.metric, 0) + (each.amount or 0)
-    if max(amounts.values(), default=0) > MAX_AMOUNT:
-        raise InvalidRequest(f"together the items ask for more than {MAX_AMOUNT}", field="items")
-    if len(amounts) > MAX_METRICS_AT_ONCE:
-        raise InvalidRequest(f"an atomic batch charges {MAX_METRICS_AT_ONCE} metrics at most", field="items")
-    return tuple(Asked(metric, amount) for metric, amount in amounts.items())
 
 
 def _results(documents: list[dict[str, Any]], replayed: bool = False) -> Answer:

@@ -46,7 +46,8 @@ class Consuming:
         try:
             decision, catalog = await self._admission.decide(demand)
         except CountersUnavailable as error:
-            return await self._outage.let_through(demand, error)
+            charges = await self._outage.let_through(demand, error)
+            return answers.degraded(demand.subject, charges, demand.operation)
         metrics.decisions_of(asking.route, "allowed" if decision.allowed else "denied").inc()
         return answers.consumed(decision, catalog, asking.path)
 

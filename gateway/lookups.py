@@ -2,6 +2,7 @@
 ledger.
 """
 
+from gateway.epochs import Epochs
 from ledger import holds, receipts
 from ledger.receipts import Taken
 from ledger.store import Store
@@ -10,6 +11,7 @@ from quota.errors import CountersUnavailable, ReceiptNotFound
 from quota.formats import NONE, joined
 from quota.handles import Receipt, Reservation
 from quota.journal import Entry
+from quota.keys import AccountName
 
 TAKING = {"consume", "commit"}
 SETTLING = {"commit", "release", "expire"}
@@ -20,8 +22,9 @@ MAX_YOUNG_ENTRIES = 5_000
 class Lookups:
     """Bound to both stores of one process."""
 
-    def __init__(self, counters: Counters, store: Store, shard_count: int) -> None:
+    def __init__(self, counters: Counters, store: Store, epochs: Epochs, shard_count: int) -> None:
         self._counters = counters
+        self._epochs = epochs
         self._store = store
         self._shard_count = shard_count
 
@@ -32,7 +35,8 @@ class Lookups:
         # The epoch first: refunds that the ledger does not know yet are remembered by Redis, while this epoch lasts.
         epoch = (await self._counters.epochs([receipt.shard]))[receipt.shard]
         if epoch is None:
-            raise CountersUnavailable("the counters are being rebuilt; nothing was changed")
+            await self._epochs.begin(receipt.shard)
+            raise CountersUnavailable("the counters were lost and begin anew; nothing was changed, ask again")
         last_n = receipt.first_n + receipt.count - 1
         young = await self._counters.entries(
             receipt.shard, f"{receipt.epoch}-{receipt.first_n}", f"{receipt.epoch}-{last_n}", receipt.count
@@ -53,7 +57,9 @@ class Lookups:
         """The kind of the entry that settled a hold, None if there never was such a hold in this tenant."""
         # The journal first: what has left it before is in the ledger.
         young = await self._counters.entries(shard, name.place, "+", MAX_YOUNG_ENTRIES)
-        known = await self._store.run(tenant, holds.settled_by, tenant, shard, name.place)
+        known = await self._store.run(
+            tenant, holds.settled_by, AccountName(tenant, name.subject, name.metric), shard, name.place
+        )
         if known in SETTLING:
             return known
         if known is None and not any(_is_hold(entry, tenant, name) for entry in young):
@@ -68,7 +74,8 @@ def _is_of(entry: Entry, tenant: str, receipt: Receipt) -> bool:
 
 
 def _is_hold(entry: Entry, tenant: str, name: Reservation) -> bool:
-    return str(entry.place) == name.place and entry.kind == "hold" and entry.account.tenant == tenant
+    is_there = str(entry.place) == name.place and entry.kind == "hold"
+    return is_there and entry.account == AccountName(tenant, name.subject, name.metric)
 
 
 def _taken(entry: Entry) -> Taken:

@@ -19,15 +19,14 @@ from ledger.store import ALL_TENANTS, Store
 from quota import keys
 from quota.counters import Counters
 from quota.errors import LedgerUnavailable, QuotagateError
+from quota.gathering import MODES_TAKEN_BACK
 from quota.journal import About, Entry, decode_about
-from quota.protocol import Mode, Step
+from quota.protocol import Step
 
 MAX_LOST = 20_000
 LOOK_EVERY_S = 0.2
 MAX_YOUNG_ENTRIES = 20_000
 
-TAKEN_BACK = {Mode.CONSUME, Mode.HOLD}
-"""The others are harmless to repeat, and done once: a hold is settled once, and a refund gives back what is left."""
 
 log = structlog.get_logger()
 
@@ -52,7 +51,7 @@ class LostReplies:
     def heard_of(self, steps: Sequence[Step], until_ms: int) -> None:
         for step in steps:
             # One with an idempotency key is safe to repeat, and will be.
-            if step.mode not in TAKEN_BACK or step.record_key is not None or not step.charges:
+            if step.mode not in MODES_TAKEN_BACK or step.record_key is not None or not step.charges:
                 continue
             if len(self._lost) >= MAX_LOST:
                 log.error("more replies were lost than can be looked for", most=MAX_LOST)
@@ -92,7 +91,7 @@ class LostReplies:
         young = await self._counters.entries(shard, "-", "+", MAX_YOUNG_ENTRIES)
         if len(young) >= MAX_YOUNG_ENTRIES:  # what was charged lately stands at its end
             raise LedgerUnavailable("the journal is longer than can be looked through")
-        charged = [entry for entry in young if _name(entry.about) in lost and entry.kind in {"consume", "hold"}]
+        charged = [entry for entry in young if _name(entry.about) in lost and _is_taken_back(entry)]
         names = [keys.account_of(step.charges[0].account_key)[1] for step in steps]
         old = await self._store.run(ALL_TENANTS, ledger_charges.of_requests, shard, names, sorted(lost, key=str))
         found = {(each.epoch, each.first_n): each for each in [*map(_receipt_of, charged), *old]}
@@ -100,6 +99,11 @@ class LostReplies:
             charges = [(entry.account, entry.amount) for entry in charged if _receipt_of(entry) == each]
             charges = charges or await self._store.run(each.tenant, ledger_charges.of_receipt, each)
             await self._taking_back.take_back(each, charges)
+
+
+def _is_taken_back(entry: Entry) -> bool:
+    # A release without a detail gave back units of a level; one with it names the hold that it settled.
+    return entry.kind in {"consume", "hold"} or (entry.kind == "release" and entry.detail is None)
 
 
 def _name(about: About) -> tuple[str, str | None]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from gateway.openapi_answers import Schema, reference
 from gateway.problems import MEDIA_TYPE, STATUS_OF_CODE
+from quota.catalog import PERIODS_BY_LENGTH
 
 _PROBLEMS = {
     400: "The body, a parameter or a header cannot be understood; nothing was changed",
@@ -25,7 +26,8 @@ def _header(description: str, schema: Schema, *, is_required: bool = False) -> S
     return {"description": description, "required": is_required, "schema": schema}
 
 
-_NAME = r'"[A-Za-z0-9._\-:@/+]{1,210}"'
+# A metric, and for one of its caps the kind of the cap's period behind it.
+_NAME = rf'"[A-Za-z0-9._\-:@/+]{{1,200}}(?: (?:{"|".join(PERIODS_BY_LENGTH)}))?"'
 _SECONDS: Schema = {"type": "integer", "minimum": 1}
 
 

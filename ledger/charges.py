@@ -34,7 +34,9 @@ _of_requests = text(
     JOIN entries e USING (tenant, subject, metric)
     JOIN unnest(CAST(:request_ids AS text[]), CAST(:attempts AS text[])) AS lost (request_id, attempt)
       ON e.request_id = lost.request_id AND e.attempt IS NOT DISTINCT FROM lost.attempt
-    WHERE e.shard = :shard AND e.kind IN ('consume', 'hold') AND e.occurred_at > now() - interval '1 hour'
+    WHERE e.shard = :shard
+      AND (e.kind IN ('consume', 'hold') OR (e.kind = 'release' AND e.detail IS NULL))
+      AND e.occurred_at > now() - interval '1 hour'
     """
 )
 
@@ -42,7 +44,8 @@ _of_requests = text(
 def of_requests(
     connection: Connection, shard: int, accounts: Sequence[AccountName], requests: Sequence[tuple[str, str | None]]
 ) -> list[TakeBack]:
-    """The receipts of consumes and holds that were made for these requests, given as (request_id, attempt)."""
+    """The receipts of consumes, holds and releases of levels that were made for these requests, which are given as
+    (request_id, attempt)."""
     rows = connection.execute(
         _of_requests,
         names_of(accounts)

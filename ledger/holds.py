@@ -93,13 +93,20 @@ def open_of(connection: Connection, accounts: Sequence[AccountName]) -> dict[Acc
 _settled_by = text(
     """
     SELECT coalesce(settled_by, 'open') FROM holds
-    WHERE tenant = :tenant AND shard = :shard AND epoch = :epoch AND n = :n
+    WHERE (tenant, subject, metric) = (:tenant, :subject, :metric) AND shard = :shard AND epoch = :epoch AND n = :n
     """
 )
 
 
-def settled_by(connection: Connection, tenant: str, shard: int, place: str) -> str | None:
-    """commit, release or expire; `open` while nothing has settled it; None if this tenant never had such a hold."""
+def settled_by(connection: Connection, account: AccountName, shard: int, place: str) -> str | None:
+    """commit, release or expire; `open` while nothing has settled it; None if the account never had such a hold."""
     found = Place.parsed(place)
-    wanted = {"tenant": tenant, "shard": shard, "epoch": found.epoch, "n": found.n}
+    wanted = {
+        "tenant": account.tenant,
+        "subject": account.subject,
+        "metric": account.metric,
+        "shard": shard,
+        "epoch": found.epoch,
+        "n": found.n,
+    }
     return connection.execute(_settled_by, wanted).scalar_one_or_none()

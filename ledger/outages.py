@@ -20,6 +20,7 @@ class LetThrough(msgspec.Struct, frozen=True, kw_only=True):
     operation: str | None = None
     metadata: dict[str, str | int | float] | None = None
     idempotency_key: str | None = None
+    route: str | None = None
     fingerprint: str = ""
 
 

@@ -205,41 +205,47 @@ local function decide()
   return by_rules(request)
 end
 
--- The plain case: one charge that fits into a plain account, reaches no warning and has no idempotency key. nil when it
--- is not that plain; then nothing was written, and the rules decide.
-local function consume_plainly()
+-- The plain case: one charge that fits into a plain account and reaches no warning, under a new idempotency key or none.
+-- nil when it is not that plain; then nothing was written, and the rules decide.
+local function decide_plainly(mode)
   local head = head_of(KEYS[key_at + 1], ARGV[argument_at + 3])
-  local amount_text = ARGV[argument_at + 7]
+  local fingerprint, amount_text = ARGV[argument_at + 5], ARGV[argument_at + 7]
   local amount = whole(amount_text)
   if not head.epoch or not amount or ARGV[argument_at + 4] ~= head.catalog_version_text then return nil end
-  local account_key = KEYS[key_at + 3]
+  local account_key, record_key = KEYS[key_at + 3], nil
+  if fingerprint ~= '' then account_key, record_key = KEYS[key_at + 4], KEYS[key_at + 3] end
+  if held_up[account_key] or (record_key and call('EXISTS', record_key) == 1) then return nil end
   local fields = redis.pcall('HMGET', account_key, 'state', 'rule', 'window')
   local state, rule, window = fields[1], fields[2], fields[3]
-  if not state or not rule or not window or held_up[account_key] then return nil end
+  if not state or not rule or not window then return nil end
   local epoch, version, ceiling, next_ms, tail = match(rule, '^(%d+) (%-?%d+) (%-?%d+) (%d+) [^ ]* (.*)$')
-  local used_before, ceiling_number, next_number = tonumber(match(state, '^(%d+) ')), tonumber(ceiling), tonumber(next_ms)
-  if epoch ~= head.epoch or version ~= head.catalog_version_text then return nil end
-  if not used_before or not ceiling_number or not next_number or now_ms >= next_number then return nil end
-  local used_after = used_before + amount
-  if used_after > ceiling_number then return nil end
-  local used = format('%d', used_after)
-  local id = redis.pcall('XADD', KEYS[key_at + 2], epoch .. '-*', 'line',
-    'consume ' .. now .. ' ' .. amount_text .. ' ' .. amount_text .. ' ' .. used .. ' 1 1 - - - ' .. account_key .. ' ' .. window,
-    'about', ARGV[argument_at + 6])
-  if type(id) == 'table' then return 'failed ' .. tostring(id.err) end
-  call('HSET', account_key, 'state', used .. ' ' .. id)
-  return 'allowed ' .. now .. ' ' .. epoch .. ' ' .. match(id, '%d+$') .. '\nfits ' .. account_key .. ' ' .. amount_text ..
-    ' ' .. used .. ' 0 = ' .. tail .. ' ' .. window
+  local used = tonumber(match(state, '^(%d+) '))
+  if epoch ~= head.epoch or version ~= head.catalog_version_text or not used then return nil end
+  if now_ms >= tonumber(next_ms) or used + amount > tonumber(ceiling) then return nil end
+  local n = '-'
+  if mode == 'consume' then
+    used = format('%d', used + amount)
+    local id = redis.pcall('XADD', KEYS[key_at + 2], epoch .. '-*', 'line', 'consume ' .. now .. ' ' .. amount_text ..
+      ' ' .. amount_text .. ' ' .. used .. ' 1 1 - - - ' .. account_key .. ' ' .. window, 'about', ARGV[argument_at + 6])
+    if type(id) == 'table' then return 'failed ' .. tostring(id.err) end
+    call('HSET', account_key, 'state', used .. ' ' .. id)
+    n = match(id, '%d+$')
+  else
+    used = format('%d', used)
+  end
+  local answer = 'allowed ' .. now .. ' ' .. epoch .. ' ' .. n .. '\nfits ' .. account_key .. ' ' .. amount_text .. ' ' ..
+    used .. ' 0 = ' .. tail .. ' ' .. window
+  if record_key then call('SET', record_key, fingerprint .. '\n' .. answer, 'PX', record_ttl_ms) end
+  key_at, argument_at = key_at + (record_key and 4 or 3), argument_at + 7
+  return answer
 end
 
 local replies = {}
 for place = 1, request_count do
-  local reply
-  if now_ms <= not_after_ms and ARGV[argument_at + 2] == '1' and ARGV[argument_at + 1] == 'consume'
-    and ARGV[argument_at + 5] == '' then
-    reply = consume_plainly()
+  local mode, reply = ARGV[argument_at + 1], nil
+  if (mode == 'consume' or mode == 'check') and ARGV[argument_at + 2] == '1' and now_ms <= not_after_ms then
+    reply = decide_plainly(mode)
   end
-  if reply then key_at, argument_at = key_at + 3, argument_at + 7 else reply = decide() end
-  replies[place] = reply
+  replies[place] = reply or decide()
 end
 return replies

@@ -20,6 +20,7 @@ from quota.redis_clock import RedisClock
 from quota.replies import Outcome, Reply, parsed_reply
 
 MAX_PIPELINED_CALLS = 100
+MAX_ENTRIES_A_TRIP = 1_000
 MAX_WAITING_BATCHES = 100
 LATE_TIMER_S = 0.005
 """A timer of an idle loop fires within one millisecond: later than this, the loop was held up."""
@@ -196,8 +197,15 @@ class Counters:
 
     async def entries(self, shard: int, first: str, last: str, count: int) -> list[Entry]:
         """At most `count` entries that the shard's journal still holds, from one place to another, both included."""
-        trip = _range(self._connection, keys.journal(shard), first, last, count)
-        return [parsed_entry(shard, item[0], item[1]) for item in await self._told(trip)]
+        found: list[Entry] = []
+        while len(found) < count:
+            page = min(MAX_ENTRIES_A_TRIP, count - len(found))
+            items = await self._told(_range(self._connection, keys.journal(shard), first, last, page))
+            found += [parsed_entry(shard, item[0], item[1]) for item in items]
+            if len(items) < page:
+                break
+            first = f"({found[-1].place}"
+        return found
 
     async def ping(self) -> None:
         """Raises CountersUnavailable when Redis does not answer."""

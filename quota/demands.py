@@ -1,15 +1,20 @@
 """Demands: what a caller asks, and the step that it becomes. Pure."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 
 from quota import keys
 from quota.catalog import Catalog
 from quota.entitlement import charges_of
-from quota.errors import UnknownMetric
+from quota.errors import InvalidRequest, UnknownMetric
+from quota.identifiers import MAX_AMOUNT
 from quota.journal import About, encode_about
 from quota.keys import AccountName
 from quota.protocol import Charge, Mode, Step
+
+MAX_METRICS_TOGETHER = 100
+"""All of them are charged in one script, during which Redis serves nobody else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +32,7 @@ class Demand:
 
     An amount of 0 charges nothing and only looks. `fingerprint` stands for the body that an idempotency key came with,
     `route` for the key's scope. `attempt` names one try of one request, where the caller's own id may name several.
-    `receipt` is the (epoch, first_n) of what a refund gives back.
+    `receipt` is the (epoch, first_n) of what a refund gives back. `together` are demands that are made as one.
     """
 
     tenant: str
@@ -46,9 +51,12 @@ class Demand:
     actor: str | None = None
     at_ms: int | None = None
     receipt: tuple[int, int] | None = None
+    together: tuple["Demand", ...] = ()
 
     def charges(self, catalog: Catalog) -> tuple[Asked, ...]:
         """What it charges; nothing for a free operation. UnknownMetric, UnknownOperation, InvalidRequest."""
+        if self.together:
+            return _added_up([each.charges(catalog) for each in self.together])
         if self.operation is not None and not self.asked:
             costs = charges_of(catalog, self.operation, self.quantity)
             return tuple(Asked(metric, amount) for metric, amount in costs.items())
@@ -57,9 +65,16 @@ class Demand:
                 raise UnknownMetric(f"the catalog has no metric {each.metric}", metric=each.metric)
         return self.asked
 
-    def priced(self, catalog: Catalog) -> "Demand":
-        """The same demand with an operation's charges written out as amounts."""
-        return replace(self, asked=self.charges(catalog))
+
+def _added_up(charges: Sequence[Sequence[Asked]]) -> tuple[Asked, ...]:
+    amounts: dict[str, int] = {}
+    for each in chain.from_iterable(charges):
+        amounts[each.metric] = amounts.get(each.metric, 0) + (each.amount or 0)
+    if max(amounts.values(), default=0) > MAX_AMOUNT:
+        raise InvalidRequest(f"together the items ask for more than {MAX_AMOUNT}", field="items")
+    if len(amounts) > MAX_METRICS_TOGETHER:
+        raise InvalidRequest(f"at once {MAX_METRICS_TOGETHER} metrics can be charged at most", field="items")
+    return tuple(Asked(metric, amount) for metric, amount in amounts.items())
 
 
 def step(demand: Demand, charges: tuple[Asked, ...], shard: int, catalog_version: int) -> Step:

@@ -19,6 +19,10 @@ MAX_CALLS_IN_FLIGHT = 4
 MAX_WAITING_STEPS = 20_000
 """What cannot be sent within a deadline or two is better refused at once."""
 
+MODES_TAKEN_BACK = frozenset((Mode.CONSUME, Mode.HOLD, Mode.GIVE))
+"""What is undone when no caller was told of it. The others are done once: a hold is settled once, a level is set, and a
+refund gives back no more than is left (a part of it, repeated without a key, may be given back twice)."""
+
 Waiting = tuple[Step, asyncio.Future[Reply]]
 
 
@@ -62,8 +66,8 @@ class Gathering:
         try:
             replies = await self._send_batch([step for step, _ in batch])
         except Exception as error:  # whatever it was, the callers are waiting for it
-            _fail((each for each in batch if each[0].mode is not Mode.CHECK), _told_of_unknown_outcome(error))
-            _fail((each for each in batch if each[0].mode is Mode.CHECK), error)
+            for step, future in batch:
+                _fail([(step, future)], told_of(step, error))
             if isinstance(error.__cause__, TimeoutError):
                 # Redis hangs: who waited behind this call has waited as long, and must not wait for another.
                 waiting, self._waiting = list(self._waiting), deque()
@@ -84,10 +88,19 @@ def is_of_unknown_outcome(error: Exception) -> bool:
     return isinstance(error, CountersUnavailable) and not isinstance(error.__cause__, ResponseError | None)
 
 
-def _told_of_unknown_outcome(error: Exception) -> Exception:
-    told = CountersUnavailable(f"{error}; what was charged without an answer is taken back")
+def told_of(step: Step, error: Exception) -> Exception:
+    """The error in the words of one step: what may have come of it, and what its caller can do."""
+    if step.mode is Mode.CHECK or not is_of_unknown_outcome(error):
+        return error
+    if step.record_key is not None:
+        advice = "it may have been charged: send it again under the same key"
+    elif step.mode in MODES_TAKEN_BACK:
+        advice = "whatever was charged without an answer is taken back"
+    else:
+        advice = "it may have taken effect: look before you send it again, or send it under an idempotency key"
+    told = CountersUnavailable(f"{error}; {advice}")
     told.__cause__ = error.__cause__
-    return told if is_of_unknown_outcome(error) else error
+    return told
 
 
 def _fail(batch: Iterable[Waiting], error: Exception) -> None:

@@ -7,13 +7,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
 import psycopg
 import redis
+
+from gateway.main import listen
 
 ROOT = Path(__file__).parent.parent
 READY_AFTER_S = 60.0
@@ -138,3 +142,91 @@ class System:
         done = self.command("reconcile", "--json", "--data", str(self.data), check=False)
         assert done.returncode in (0, 1), done.stderr
         return dict(json.loads(done.stdout.splitlines()[-1]))
+
+    def server(self, name: str) -> psutil.Process:
+        """The Redis or the Postgres (`redis`, `database`) of this system, found by the port that it listens on."""
+        port = port_of(self.urls[name])
+        assert self.process is not None
+        for process in psutil.Process(self.process.pid).children():
+            try:
+                connections = process.net_connections()
+            except psutil.Error:
+                continue
+            if any(each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in connections):
+                return process
+        raise AssertionError(f"nothing of this system listens on {port}")
+
+
+class Gateway:
+    """One more gateway on the stores of a system, with settings of its own; may be killed and started again.
+
+    `command` is the module, with its arguments, that is run in place of `quotagate`.
+    """
+
+    def __init__(
+        self, system: System, name: str, *, command: tuple[str, ...] = ("quotagate",), **settings: str | int
+    ) -> None:
+        self._system = system
+        self._log = system.data / "logs" / f"{name}.log"
+        self._listener = listen("127.0.0.1", 0)
+        self._command = command
+        self._settings: dict[str, str | int] = {
+            "redis_url": system.urls["redis"],
+            "database_url": system.urls["application_database"],
+            "key_pepper": (system.data / "key.pepper").read_text().strip(),
+            "outage_dir": str(system.data / f"outage-{name}"),
+        } | settings
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def start(self) -> "Gateway":
+        fd = self._listener.fileno()
+        command = [sys.executable, "-m", *self._command, "gateway", "--fd", str(fd)]
+        env = self._system.environment | {
+            f"QUOTAGATE_{name.upper()}": str(each) for name, each in self._settings.items()
+        }
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log, pass_fds=(fd,))
+
+        def ready() -> bool:
+            assert self.process is not None and self.process.poll() is None, self._log.read_text()[-4000:]
+            with suppress(httpx.HTTPError):
+                return httpx.get(f"{self.url}/health/ready", timeout=1).status_code == 200
+            return False
+
+        eventually(ready, "the gateway is ready", READY_AFTER_S)
+        return self
+
+    def client(self, key: str | None = None, **how: Any) -> httpx.Client:
+        """An HTTP client that sends a key; the admin's if none is given."""
+        headers = {"Authorization": f"Bearer {key or self._system.admin_key}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=10, **how)
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+
+    def stop(self) -> int:
+        """SIGTERM; the exit status."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(30)
+        self._listener.close()
+        return status
+
+
+def port_of(url: str) -> int:
+    port = urlsplit(url).port
+    assert port is not None
+    return port
+
+
+def through(url: str, port: int) -> str:
+    """The same address on another port: a proxy's."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=f"{parts.netloc.rpartition(':')[0]}:{port}").geturl()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from quota import counters
+from quota import counters, keys
 from quota.counters import MAX_BATCH_STEPS, MAX_CALLS_IN_FLIGHT, SCRIPTS
 from quota.errors import CountersUnavailable
 from quota.protocol import Mode, Step
@@ -89,8 +89,10 @@ class Heard:
 
 
 def test_whose_reply_was_lost_is_told_and_who_only_looked_is_not() -> None:
-    modes = [mode for mode in Mode if mode is not Mode.REFUND]
-    steps = [replace(A_STEP, mode=mode, about=mode.encode()) for mode in modes]
+    plain = [replace(A_STEP, mode=mode, about=mode.encode()) for mode in Mode if mode is not Mode.REFUND]
+    record_key = keys.record(0, "t", "u", "consume", "k")
+    keyed = [replace(each, record_key=record_key, fingerprint="f") for each in plain if each.mode is not Mode.CHECK]
+    steps = plain + keyed
     heard = Heard()
 
     async def ask() -> list[Reply | BaseException]:
@@ -104,8 +106,18 @@ def test_whose_reply_was_lost_is_told_and_who_only_looked_is_not() -> None:
 
     found = within(ask())
     assert heard.steps == [step for step in steps if step.mode is not Mode.CHECK]
-    for mode, error in zip(modes, found, strict=True):
-        assert str(error).endswith("is taken back") == (mode is not Mode.CHECK), mode
+    for step, error in zip(steps, found, strict=True):
+        assert str(error).endswith(_ends_of_words(step)), step
+
+
+def _ends_of_words(step: Step) -> str:
+    if step.mode is Mode.CHECK:
+        return "did not answer in time"
+    if step.record_key is not None:
+        return "send it again under the same key"
+    if step.mode in {Mode.CONSUME, Mode.HOLD, Mode.GIVE}:
+        return "whatever was charged without an answer is taken back"
+    return "look before you send it again, or send it under an idempotency key"
 
 
 def test_those_that_were_never_sent_are_not_taken_for_lost() -> None:

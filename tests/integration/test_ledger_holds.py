@@ -55,7 +55,7 @@ class TestHolds:
         pipeline.drained()
 
         def told(n: int, tenant: str = "t") -> str | None:
-            return pipeline.call(holds.settled_by, tenant, 3, f"1-{n}")
+            return pipeline.call(holds.settled_by, AccountName(tenant, "u", "m"), 3, f"1-{n}")
 
         assert [told(n) for n in (committed, released, expired, left)] == ["open"] * 4
         do(pipeline, Mode.COMMIT, 1, f"1-{committed}")
@@ -77,7 +77,7 @@ class TestHolds:
         pipeline.drained()
         kinds = [kind for (kind,) in pipeline.rows("SELECT kind FROM entries ORDER BY n")]
         assert kinds == ["grant", "hold", "consume", "release", "expire"]
-        assert pipeline.call(holds.settled_by, "t", 3, f"1-{place}") == "open"
+        assert pipeline.call(holds.settled_by, ACCOUNT, 3, f"1-{place}") == "open"
 
 
 class TestCapsAndSeals:

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gateway.answers import Answer
 from gateway.outage import Outage
 from gateway.spool import Spool
 from ledger.outages import LetThrough
@@ -45,8 +44,8 @@ class Scene:
         parts: Any = (self.admission, self.counters, self.store, self.spool)
         self.outage = Outage(*parts)
 
-    def let_through(self, *demands: Demand) -> list[Answer]:
-        async def ask() -> list[Answer]:
+    def let_through(self, *demands: Demand) -> list[tuple[Asked, ...]]:
+        async def ask() -> list[tuple[Asked, ...]]:
             return await asyncio.gather(*(self.outage.let_through(each, AWAY) for each in demands))
 
         return asyncio.run(ask())

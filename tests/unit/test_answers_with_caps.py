@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from gateway.answers import MAX_FIELD_INTEGER, checked, consumed, rate_limit_headers
 from quota.decisions import Charged
+from quota.errors import InvalidRequest
 from quota.formats import CapState
-from quota.identifiers import MAX_AMOUNT
+from quota.identifiers import MAX_AMOUNT, checked_identifier
 from tests.unit.decided import CATALOG, DAY, MONTH, NOW_MS, WEEK, body, capped, charge, decided, header, parsed
 
 CAPS = [
@@ -40,7 +41,7 @@ def test_an_account_without_caps_has_no_list_of_them() -> None:
 def test_what_was_spent_above_a_lowered_cap_leaves_nothing_and_not_less() -> None:
     over = decided(charge(caps=capped(day=(10, 12))))
     assert [cap["remaining"] for cap in body(consumed(over, CATALOG, "/"))["caps"]] == [0, 30]
-    assert parsed(rate_limit_headers(over), "ratelimit")["ai_generations:day"]["r"] == 0
+    assert parsed(rate_limit_headers(over), "ratelimit")["ai_generations day"]["r"] == 0
 
 
 def test_a_denial_by_a_cap_shows_the_caps_limit_used_remaining_and_period() -> None:
@@ -49,7 +50,7 @@ def test_a_denial_by_a_cap_shows_the_caps_limit_used_remaining_and_period() -> N
     wanted = {
         "status": 429,
         "code": "QUOTA_EXCEEDED",
-        "violated-policies": ["ai_generations:day"],
+        "violated-policies": ["ai_generations day"],
         "detail": "Not enough ai_generations this day: 2 left, 5 asked. Upgrade your plan for more.",
         "metric": "ai_generations",
         "amount": 5,
@@ -73,7 +74,7 @@ def test_of_two_full_caps_the_one_that_ends_last_is_told() -> None:
     """Who waited for the day to end would be denied by the week."""
     full = charge(caps=capped(day=(10, 10), week=(50, 50)), fits=False)
     answer = consumed(decided(full, allowed=False), CATALOG, "/")
-    assert (body(answer)["violated-policies"], header(answer, "retry-after")) == (["ai_generations:week"], ["518400"])
+    assert (body(answer)["violated-policies"], header(answer, "retry-after")) == (["ai_generations week"], ["518400"])
 
 
 def test_an_unlimited_metric_that_ran_into_its_cap_is_not_called_unlimited() -> None:
@@ -92,16 +93,27 @@ def test_the_upgrade_of_a_denial_by_a_cap_has_room_in_that_cap() -> None:
 def test_each_cap_is_a_policy_of_its_own() -> None:
     fields = dict(rate_limit_headers(decided(charge(caps=capped()))))
     assert fields["ratelimit-policy"] == (
-        '"ai_generations";q=100;w=2592000, "ai_generations:day";q=10;w=86400, "ai_generations:week";q=50;w=604800'
+        '"ai_generations";q=100;w=2592000, "ai_generations day";q=10;w=86400, "ai_generations week";q=50;w=604800'
     )
     assert fields["ratelimit"] == (
-        '"ai_generations";r=58;t=777600, "ai_generations:day";r=2;t=86400, "ai_generations:week";r=30;t=518400'
+        '"ai_generations";r=58;t=777600, "ai_generations day";r=2;t=86400, "ai_generations week";r=30;t=518400'
     )
 
 
 def test_without_a_limit_the_caps_alone_are_policies() -> None:
     headers = rate_limit_headers(decided(charge(limit=None, caps=capped())))
-    assert list(parsed(headers, "ratelimit")) == ["ai_generations:day", "ai_generations:week"]
+    assert list(parsed(headers, "ratelimit")) == ["ai_generations day", "ai_generations week"]
+
+
+def test_a_cap_has_a_name_that_no_metric_can_have() -> None:
+    """A metric that is called `ai_generations:day` would be one policy with the cap a day of another."""
+    alike = charge("ai_generations:day"), charge("ai_generations", caps=capped())
+    metrics, caps = ["ai_generations:day", "ai_generations"], ["ai_generations day", "ai_generations week"]
+    for field in ("ratelimit-policy", "ratelimit"):
+        assert list(parsed(rate_limit_headers(decided(*alike)), field)) == metrics + caps
+    for name in caps:
+        with pytest.raises(InvalidRequest):
+            checked_identifier(name, "metric")
 
 
 amounts = st.integers(0, MAX_AMOUNT)
@@ -135,7 +147,7 @@ def test_nobody_is_told_to_come_back_before_the_window_that_had_no_room_is_over(
     policies = parsed(answer.headers, "ratelimit-policy") if states else {}
     assert list(policies) == list(states)
     for cap in each.caps:
-        name = f"ai_generations:{cap.period.kind}"
+        name = f"ai_generations {cap.period.kind}"
         assert policies[name]["q"] == min(cap.limit, MAX_FIELD_INTEGER)
         assert states[name]["r"] == min(max(0, cap.limit - cap.spent), MAX_FIELD_INTEGER)
         assert states[name]["t"] == ((cap.period.end_ms or 0) - NOW_MS) // 1000

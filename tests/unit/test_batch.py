@@ -7,24 +7,29 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway import batch as module
 from gateway.batch import Batch
 from gateway.hot import Asking
+from gateway.outage import Outage
+from quota import demands
 from quota.catalog import Catalog, Limit, Metric, Operation, Plan
 from quota.counters import MAX_BATCH_STEPS
 from quota.decisions import Decision, decision
-from quota.demands import Demand
+from quota.demands import Asked, Demand
 from quota.errors import CountersUnavailable, IdempotencyKeyReused, InvalidRequest, LedgerUnavailable, UnknownMetric
 from quota.identifiers import MAX_AMOUNT
 from quota.journal import decode_about
 from quota.protocol import Mode, Step
 from quota.replies import AccountState, Outcome, Reply, Verdict
 from tests.unit.entries import MONTH
-from tests.unit.fakes import FakeAdmission, FakeCatalogs
+from tests.unit.fakes import FakeAdmission, FakeCatalogs, FakeCounters, FakeStore, KeptOutages
 
 CATALOG = Catalog(
-    metrics={"a": Metric(), "b": Metric()},
-    operations={"reel": Operation(charges={"a": 5, "b": 1}), "post": Operation()},
+    metrics={"a": Metric(), "b": Metric(), "free": Metric(on_outage="allow")},
+    operations={
+        "reel": Operation(charges={"a": 5, "b": 1}),
+        "post": Operation(),
+        "open": Operation(charges={"free": 7}),
+    },
     plans={"pro": Plan(limits={"a": Limit(limit=100, period="month")})},
 )
 
@@ -85,14 +90,23 @@ class Scene:
     def __init__(self, newest: Catalog | None = None) -> None:
         self.admission = Admission(FakeCatalogs(CATALOG, newest))
         self.counters = Counters()
+        self.kept = KeptOutages()
+        self.store = FakeStore(self.kept.statements())
+        around: Any = (self.admission, FakeCounters(), self.store, None)
+        self.outage = Outage(*around)
 
     def send(self, *items: Any, key: str | None = None, **more: Any) -> list[dict[str, Any]]:
-        parts: Any = (self.admission, self.counters)
+        parts: Any = (self.admission, self.counters, self.outage)
         body = msgspec.json.encode({"items": items} | more)
         asking = Asking("t", "r-1", None, key, "/v1/consume/batch", "/v1/consume/batch", "", body)
         answer = asyncio.run(Batch(*parts).consume(asking))
         assert answer.status == 200
         return list(msgspec.json.decode(answer.body)["results"])
+
+    def let_through(self) -> list[tuple[str, dict[str, int], str | None, str | None]]:
+        """Subject, charges, key and its scope of all that was kept."""
+        kept = self.kept.entries.values()
+        return [(each.subject, each.charges, each.idempotency_key, each.route) for each in kept]
 
     def steps(self) -> list[Step]:
         return [each for call in self.counters.calls for each in call]
@@ -229,12 +243,15 @@ def test_an_atomic_batch_is_one_demand_of_all_its_amounts(scene: Scene) -> None:
         {"subject": "u", "operation": "post"},
     )
     found = scene.send(*items, atomic=True, key="k")
-    assert [(each.metric, each.amount) for each in charged(scene).asked] == [("a", 13), ("b", 2)]
-    assert (charged(scene).mode, charged(scene).idempotency_key, charged(scene).route) == (
-        Mode.CONSUME,
-        "k",
-        "consume/batch",
-    )
+    whole = charged(scene)
+    assert whole.charges(CATALOG) == (Asked("a", 13), Asked("b", 2))
+    assert (whole.mode, whole.idempotency_key, whole.route) == (Mode.CONSUME, "k", "consume/batch")
+    assert (whole.asked, whole.operation, whole.request_id, whole.subject) == ((), None, "r-1", "u")
+    assert [(each.asked, each.operation, each.quantity) for each in whole.together] == [
+        ((Asked("a", 3),), None, 1),
+        ((), "reel", 2),
+        ((), "post", 1),
+    ]
     first, reel, post = found
     assert (first["metric"], first["amount"], "operation" in first) == ("a", 3, False)
     assert [(each["metric"], each["amount"]) for each in reel["charges"]] == [("a", 10), ("b", 2)]
@@ -251,6 +268,12 @@ def test_an_atomic_batch_that_is_denied_is_denied_for_every_item(scene: Scene) -
 def test_an_atomic_batch_of_nothing_looks(scene: Scene) -> None:
     scene.send(item(amount=0), item(metric="b", amount=0), atomic=True)
     assert scene.admission.charged == []
+
+
+def test_an_atomic_batch_that_only_looks_at_some_charges_the_others(scene: Scene) -> None:
+    found = scene.send(item(amount=0), item(metric="b", amount=2), atomic=True)
+    assert charged(scene).charges(CATALOG) == (Asked("a", 0), Asked("b", 2))
+    assert [each["amount"] for each in found] == [0, 2]
 
 
 def test_two_spellings_of_an_atomic_batch_are_the_same_batch(scene: Scene) -> None:
@@ -283,7 +306,78 @@ def test_an_atomic_batch_that_names_an_unknown_metric_is_refused_whole(scene: Sc
 
 
 def test_an_atomic_batch_charges_a_bounded_number_of_metrics(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_METRICS_AT_ONCE", 1)
+    monkeypatch.setattr(demands, "MAX_METRICS_TOGETHER", 1)
     scene.send(item(), item(), atomic=True)
-    with pytest.raises(InvalidRequest, match="1 metrics at most"):
+    with pytest.raises(InvalidRequest, match="1 metrics can be charged at most"):
         scene.send(item(), item(metric="b"), atomic=True)
+    assert len(scene.admission.charged) == 1
+
+
+def test_items_that_may_be_used_uncounted_are_let_through_and_kept(scene: Scene) -> None:
+    """The others are refused, and what was decided before the counters went away stays as it was."""
+    scene.counters.fails_at = 2
+    known = [item(f"u{n}", "free") for n in range(128)]
+    lost = [
+        item("v1", "free", amount=3),
+        item("v2"),
+        {"subject": "v3", "operation": "open", "quantity": 2, "idempotency_key": "mine"},
+        {"subject": "v4", "operation": "post"},
+        item("v5", "free", amount=0),
+        {"subject": "v6", "operation": "reel"},
+    ]
+    found = scene.send(*known, *lost, key="k")
+    assert [each["status"] for each in found] == [200] * 128 + [200, 503, 200, 200, 200, 503]
+    assert [each.get("degraded") for each in found] == [None] * 128 + [True, None, True, True, True, None]
+    assert (found[128]["metric"], found[128]["amount"], found[128]["used"]) == ("free", 3, None)
+    assert (found[130]["operation"], found[130]["amount"], found[131]["charges"]) == ("open", 14, [])
+    assert found[129]["code"] == "COUNTERS_UNAVAILABLE"
+    assert scene.let_through() == [
+        ("v1", {"free": 3}, "k#128", "consume/batch"),
+        ("v3", {"free": 14}, "mine", "consume/batch"),
+    ]
+
+
+def test_an_item_that_nothing_can_keep_is_refused_for_that_reason(scene: Scene) -> None:
+    class Full:
+        def append(self, _: Any) -> None:
+            raise OSError("no space left")
+
+    scene.outage._spool, scene.store.is_away = Full(), True  # type: ignore[assignment]
+    scene.counters.fails_at = 2
+    found = scene.send(*(item(f"u{n}", "free") for n in range(129)), item(), {})
+    assert [each["status"] for each in found] == [200] * 128 + [503, 503, 400]
+    assert ["nor a disk" in each["detail"] for each in found[128:130]] == [True, False]
+
+
+def test_an_atomic_batch_that_may_be_used_uncounted_is_let_through_whole(scene: Scene) -> None:
+    scene.admission.is_away = True
+    items = [
+        item(metric="free", amount=3),
+        {"subject": "u", "operation": "open"},
+        {"subject": "u", "operation": "post"},
+    ]
+    first, opened, post = scene.send(*items, atomic=True, key="k")
+    assert [(each["status"], each["degraded"], each["receipt"]) for each in (first, opened, post)] == [
+        (200, True, None)
+    ] * 3
+    assert (first["metric"], first["amount"], "operation" in first) == ("free", 3, False)
+    assert (opened["operation"], opened["amount"], post["charges"]) == ("open", 7, [])
+    assert scene.let_through() == [("u", {"free": 10}, "k", "consume/batch")]
+    (entry,) = scene.kept.entries.values()
+    scene.admission.is_away = False
+    scene.send(*items, atomic=True, key="k")
+    assert entry.fingerprint == charged(scene).fingerprint != ""
+
+
+def test_an_atomic_batch_with_one_metric_that_must_be_counted_is_refused_whole(scene: Scene) -> None:
+    scene.admission.is_away = True
+    with pytest.raises(CountersUnavailable):
+        scene.send(item(metric="free"), item(metric="a"), atomic=True)
+    assert scene.let_through() == []
+
+
+def test_an_atomic_batch_that_charges_nothing_is_let_through_and_nothing_is_kept(scene: Scene) -> None:
+    scene.admission.is_away = True
+    found = scene.send(item(metric="free", amount=0), {"subject": "u", "operation": "post"}, atomic=True)
+    assert [(each["status"], each["degraded"]) for each in found] == [(200, True)] * 2
+    assert scene.kept.writes == []

@@ -7,7 +7,7 @@ import pytest
 
 from quota import keys, protocol
 from quota.catalog import Catalog, Metric, Operation
-from quota.demands import Asked, Demand, step
+from quota.demands import MAX_METRICS_TOGETHER, Asked, Demand, step
 from quota.errors import InvalidRequest, UnknownMetric, UnknownOperation
 from quota.identifiers import MAX_AMOUNT
 from quota.journal import About, decode_about
@@ -37,7 +37,6 @@ def test_a_metric_is_charged_as_it_was_asked() -> None:
 def test_an_operation_is_charged_as_the_catalog_says_times_the_quantity() -> None:
     demand = replace(DEMAND, asked=(), operation="reel", quantity=3)
     assert demand.charges(CATALOG) == (Asked("a", 15), Asked("b", 3))
-    assert demand.priced(CATALOG) == replace(demand, asked=(Asked("a", 15), Asked("b", 3)))
 
 
 def test_an_operation_that_was_priced_keeps_its_price() -> None:
@@ -56,6 +55,58 @@ def test_what_the_catalog_does_not_know_is_refused() -> None:
         replace(DEMAND, asked=(), operation="film").charges(CATALOG)
     with pytest.raises(InvalidRequest, match="quantity"):
         replace(DEMAND, asked=(), operation="reel", quantity=MAX_AMOUNT).charges(CATALOG)
+
+
+REEL, POST = (replace(DEMAND, asked=(), operation=name) for name in ("reel", "post"))
+
+
+def together(*demands: Demand) -> Demand:
+    return Demand("t", "u", Mode.CONSUME, "r-1", together=demands)
+
+
+def test_demands_that_are_made_as_one_are_added_up_metric_by_metric() -> None:
+    only_b = replace(DEMAND, asked=(Asked("b", 2),))
+    assert together(only_b, REEL, POST, DEMAND).charges(CATALOG) == (Asked("b", 3), Asked("a", 10))
+    assert together(POST, POST).charges(CATALOG) == ()
+    assert together(DEMAND).charges(CATALOG) == ONE
+
+
+def test_they_cost_what_the_catalog_says_when_they_are_asked() -> None:
+    """The counters may have told meanwhile that there is a newer one."""
+    demand = together(REEL, DEMAND)
+    assert demand.charges(CATALOG) == (Asked("a", 10), Asked("b", 1))
+    cheaper = Catalog(metrics=CATALOG.metrics, operations={"reel": Operation(charges={"b": 7})})
+    assert demand.charges(cheaper) == (Asked("b", 7), Asked("a", 5))
+
+
+@pytest.mark.parametrize(
+    ("demand", "error"),
+    [
+        (replace(DEMAND, asked=(Asked("c", 1),)), UnknownMetric),
+        (replace(REEL, operation="film"), UnknownOperation),
+        (replace(REEL, quantity=MAX_AMOUNT), InvalidRequest),
+    ],
+)
+def test_one_that_cannot_be_priced_spoils_them_all(demand: Demand, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        together(DEMAND, demand).charges(CATALOG)
+
+
+def test_together_they_ask_for_no_more_than_can_be_counted() -> None:
+    most = replace(DEMAND, asked=(Asked("a", MAX_AMOUNT - 5),))
+    assert together(DEMAND, most).charges(CATALOG) == (Asked("a", MAX_AMOUNT),)
+    with pytest.raises(InvalidRequest, match="together the items ask for more"):
+        together(DEMAND, most, replace(DEMAND, asked=(Asked("a", 1),))).charges(CATALOG)
+
+
+def test_together_they_charge_a_bounded_number_of_metrics() -> None:
+    """All of them are charged in one script, during which Redis serves nobody else."""
+    names = [f"m{n}" for n in range(MAX_METRICS_TOGETHER + 1)]
+    catalog = Catalog(metrics=dict.fromkeys(names, Metric()))
+    each = [replace(DEMAND, asked=(Asked(name, 1),)) for name in names]
+    assert len(together(*each[:-1], *each[:-1]).charges(catalog)) == MAX_METRICS_TOGETHER == 100
+    with pytest.raises(InvalidRequest, match="100 metrics"):
+        together(*each).charges(catalog)
 
 
 def test_a_step_names_each_account_with_its_amount_and_detail() -> None:

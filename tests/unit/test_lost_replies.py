@@ -15,6 +15,7 @@ from ledger import charges as ledger_charges
 from ledger.repeats import NO_CALLER_WAS_TOLD, TakeBack
 from quota.demands import Asked, Demand, step
 from quota.errors import CountersUnavailable, LedgerUnavailable
+from quota.gathering import told_of
 from quota.journal import About, Entry
 from quota.keys import AccountName
 from quota.protocol import Mode, Step
@@ -74,11 +75,20 @@ def receipt(first_n: int, count: int = 1, kind: str = "consume") -> TakeBack:
 
 
 @pytest.mark.parametrize("mode", list(Mode))
-def test_only_what_takes_units_without_a_key_is_looked_for(scene: Scene, mode: Mode) -> None:
+def test_only_what_can_be_undone_and_has_no_key_is_looked_for(scene: Scene, mode: Mode) -> None:
     scene.lost.heard_of([lost_step(mode=mode)], UNTIL_MS)
     scene.lost.heard_of([lost_step(mode=mode, idempotency_key="k", route="consume", fingerprint="f")], UNTIL_MS)
     scene.lost.heard_of([step(replace(DEMAND, mode=mode), (), 3, 1)], UNTIL_MS)
-    assert scene.run_once(UNTIL_MS) == (1 if mode in {Mode.CONSUME, Mode.HOLD} else 0)
+    assert scene.run_once(UNTIL_MS) == (1 if mode in {Mode.CONSUME, Mode.HOLD, Mode.GIVE} else 0)
+
+
+@pytest.mark.parametrize("keyed", [{}, {"idempotency_key": "k", "route": "consume", "fingerprint": "f"}])
+@pytest.mark.parametrize("mode", list(Mode))
+def test_exactly_who_is_told_of_it_has_its_charge_taken_back(scene: Scene, mode: Mode, keyed: dict[str, Any]) -> None:
+    error, lost = CountersUnavailable("away"), lost_step(mode=mode, **keyed)
+    error.__cause__ = TimeoutError()
+    scene.lost.heard_of([lost], UNTIL_MS)
+    assert scene.run_once(UNTIL_MS) == str(told_of(lost, error)).endswith("is taken back")
 
 
 def test_nothing_is_looked_for_before_redis_would_refuse_to_charge_it(scene: Scene) -> None:
@@ -146,12 +156,32 @@ def test_another_try_of_the_same_request_was_told_and_stays(scene: Scene) -> Non
     assert [each.first_n for each, _ in scene.taken] == [8]
 
 
-@pytest.mark.parametrize("kind", ["refund", "denied", "warned", "release", "expire", "commit"])
-def test_entries_that_take_no_units_are_left_alone(scene: Scene, kind: str) -> None:
-    scene.journal(entry(7, kind))
-    scene.lost.heard_of([lost_step()], UNTIL_MS)
+@pytest.mark.parametrize(
+    ("kind", "detail"),
+    [
+        ("refund", "1-6"),
+        ("denied", None),
+        ("warned", None),
+        ("release", "1-6"),
+        ("expire", "1-6"),
+        ("commit", "1-6"),
+        ("set", None),
+    ],
+)
+def test_entries_that_are_not_undone_are_left_alone(scene: Scene, kind: str, detail: str | None) -> None:
+    """A release with a detail settled the hold that it names; that is done once."""
+    scene.journal(entry(7, kind, detail=detail))
+    scene.lost.heard_of([lost_step(), lost_step(mode=Mode.GIVE)], UNTIL_MS)
     assert scene.run_once() == 0
     assert scene.taken == []
+
+
+def test_units_of_a_level_that_were_given_back_without_telling_are_named_as_such(scene: Scene) -> None:
+    """The caller will give them back once more: they would be gone twice."""
+    scene.journal(entry(7, "release", detail=None, change=-5))
+    scene.lost.heard_of([lost_step(mode=Mode.GIVE)], UNTIL_MS)
+    assert scene.run_once() == 0
+    assert scene.taken == [(receipt(7, kind="release"), [(ACCOUNT, 5)])]
 
 
 def test_a_hold_that_nobody_was_told_of_is_named_as_one(scene: Scene) -> None:

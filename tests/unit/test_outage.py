@@ -10,7 +10,6 @@ import msgspec
 import pytest
 
 from gateway import outage as outages_module
-from gateway.answers import Answer
 from ledger.outages import LetThrough
 from quota.demands import Asked, Demand
 from quota.errors import CountersUnavailable
@@ -30,9 +29,10 @@ def scene(tmp_path: Path) -> Scene:
         replace(DEMAND, asked=(Asked("strict", 1),)),
         replace(DEMAND, asked=(Asked("a", 1), Asked("strict", 1))),
         replace(DEMAND, asked=(), operation="mixed"),
-        replace(DEMAND, asked=(), operation="free"),
         replace(DEMAND, asked=(), operation="unheard_of"),
         replace(DEMAND, asked=(Asked("unheard_of", 1),)),
+        replace(DEMAND, asked=(), together=(DEMAND, replace(DEMAND, asked=(Asked("strict", 1),)))),
+        replace(DEMAND, asked=(), together=(DEMAND, replace(DEMAND, asked=(), operation="unheard_of"))),
     ],
 )
 def test_where_any_metric_says_deny_or_is_not_known_the_request_is_refused(scene: Scene, demand: Demand) -> None:
@@ -48,7 +48,7 @@ def test_a_gateway_that_has_read_no_catalog_refuses(tmp_path: Path) -> None:
 
 
 def test_what_is_let_through_is_kept_before_it_is_answered(scene: Scene) -> None:
-    (answer,) = scene.let_through(replace(KEYED, metadata={"n": 1}))
+    (charges,) = scene.let_through(replace(KEYED, metadata={"n": 1}))
     (entry,) = scene.kept.entries.values()
     assert replace_id(entry) == LetThrough(
         id="",
@@ -59,10 +59,10 @@ def test_what_is_let_through_is_kept_before_it_is_answered(scene: Scene) -> None
         request_id="r-1",
         metadata={"n": 1},
         idempotency_key="k",
+        route="consume",
         fingerprint="f",
     )
-    found = msgspec.json.decode(answer.body)
-    assert (answer.status, found["degraded"], found["metric"], found["amount"]) == (200, True, "a", 5)
+    assert charges == (Asked("a", 5),)
 
 
 def replace_id(entry: LetThrough) -> LetThrough:
@@ -91,24 +91,43 @@ def test_nobody_is_answered_while_the_ledger_has_not_got_it(scene: Scene) -> Non
 
 
 def test_those_of_one_turn_are_written_together(scene: Scene) -> None:
-    answers = scene.let_through(*(replace(DEMAND, subject=f"u{n}") for n in range(50)))
-    assert (scene.kept.writes, len(answers), len(scene.kept.entries)) == ([50], 50, 50)
+    charges = scene.let_through(*(replace(DEMAND, subject=f"u{n}") for n in range(50)))
+    assert (scene.kept.writes, len(charges), len(scene.kept.entries)) == ([50], 50, 50)
 
 
 def test_an_operation_is_kept_with_its_charges_of_now(scene: Scene) -> None:
-    scene.let_through(replace(DEMAND, asked=(), operation="open", quantity=2))
+    (charges,) = scene.let_through(replace(DEMAND, asked=(), operation="open", quantity=2))
     (entry,) = scene.kept.entries.values()
     assert (entry.operation, entry.charges) == ("open", {"a": 10, "b": 2})
+    assert charges == (Asked("a", 10), Asked("b", 2))
 
 
-def test_who_only_looks_is_let_through_and_nothing_is_kept(scene: Scene) -> None:
-    (answer,) = scene.let_through(replace(DEMAND, mode=Mode.CHECK, asked=(Asked("a", 0),)))
-    assert (answer.status, scene.kept.entries) == (200, {})
+def test_demands_that_are_made_as_one_are_kept_as_one(scene: Scene) -> None:
+    whole = replace(KEYED, asked=(), together=(DEMAND, replace(DEMAND, asked=(), operation="open")))
+    (charges,) = scene.let_through(whole)
+    (entry,) = scene.kept.entries.values()
+    assert (entry.charges, entry.operation, entry.idempotency_key) == ({"a": 10, "b": 1}, None, "k")
+    assert charges == (Asked("a", 10), Asked("b", 1))
+
+
+@pytest.mark.parametrize(
+    ("demand", "charges"),
+    [
+        (replace(DEMAND, mode=Mode.CHECK, asked=(Asked("a", 0),)), (Asked("a", 0),)),
+        (replace(DEMAND, asked=(), operation="free"), ()),
+        (replace(KEYED, asked=(), operation="free"), ()),
+    ],
+)
+def test_what_charges_nothing_is_let_through_and_nothing_is_kept(
+    scene: Scene, demand: Demand, charges: tuple[Asked, ...]
+) -> None:
+    assert scene.let_through(demand) == [charges]
+    assert (scene.kept.writes, scene.spooled()) == ([], [])
 
 
 def test_with_the_ledger_away_too_it_is_kept_on_the_disk(scene: Scene) -> None:
     scene.store.is_away = True
-    assert [answer.status for answer in scene.let_through(DEMAND, KEYED)] == [200, 200]
+    assert scene.let_through(DEMAND, KEYED) == [(Asked("a", 5),)] * 2
     assert [entry.idempotency_key for entry in scene.spooled()] == [None, "k"]
 
 
@@ -137,7 +156,7 @@ def test_where_nothing_can_keep_it_the_request_is_refused(scene: Scene, monkeypa
 def test_a_failure_that_nobody_foresaw_reaches_every_caller(scene: Scene) -> None:
     scene.store.failure = ZeroDivisionError()
 
-    async def ask() -> list[Answer | BaseException]:
+    async def ask() -> list[tuple[Asked, ...] | BaseException]:
         both = (scene.outage.let_through(each, AWAY) for each in (DEMAND, KEYED))
         return await asyncio.wait_for(asyncio.gather(*both, return_exceptions=True), 5)
 

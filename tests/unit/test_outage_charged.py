@@ -82,6 +82,19 @@ def test_a_key_that_was_let_through_with_two_bodies_is_charged_for_both(scene: S
     assert len(scene.admission.charged) == 2
 
 
+@pytest.mark.parametrize("where", ["in the ledger", "on the disk"])
+def test_a_key_keeps_the_scope_of_its_route(scene: Scene, where: str) -> None:
+    """A batch and a consume may use the same key, and what was charged under one is not charged again under it."""
+    item = replace(KEYED, route="consume/batch", fingerprint="g")
+    scene.store.is_away = where == "on the disk"
+    scene.let_through(KEYED, item)
+    scene.store.is_away = False
+    scene.run(scene.outage._store_spooled)
+    scene.admission.records["t", "u", "consume/batch", "k"] = "g"
+    assert scene.run(scene.outage.run_once) == 2
+    assert [each.route for each in scene.admission.charged] == ["consume"]
+
+
 def test_one_key_let_through_twice_is_charged_once(scene: Scene) -> None:
     scene.let_through(KEYED, KEYED)
     assert scene.run(scene.outage.run_once) == 2

@@ -1,0 +1,159 @@
+"""Breaks Redis for longer than a test may take, and measures how long callers wait: `python -m tests.soak.faults`.
+
+Prints what it does and what it found; exits with an error when something acknowledged is missing, or comes too late.
+"""
+
+import argparse
+import random
+import secrets
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.faults.conftest import CATALOG, Door, assert_only_what_was_answered_counts, used
+from tests.faults.killing import assert_nothing_acknowledged_is_missing, kill_redis_under_load
+from tests.load import Log, Request, hammer
+from tests.system import System, eventually
+
+DEADLINE_MS = 50
+HUNG_P99_MS = 70.0
+REFUSED_P99_MS = 5.0
+SERVED_WITHIN_MS = 1_000.0
+OPEN_AFTER_S = 0.5
+"""The breaker has been open for a while by then: three trips have failed."""
+STOPPED_S = 1.5
+CLIENTS, PAUSE_S = 8, 0.02
+"""A moderate load, about 400 requests a second: everything, the clients too, shares one machine's processors."""
+
+
+def say(words: str) -> None:
+    print(words, flush=True)
+
+
+@contextmanager
+def running(folder: Path, **settings: str) -> Iterator[System]:
+    folder.mkdir()
+    (folder / "catalog.toml").write_text(CATALOG)
+    system = System(folder / "data", catalog=folder / "catalog.toml", **settings).start()
+    try:
+        yield system
+    finally:
+        system.stop()
+
+
+def kill(system: System, times: int, name: str) -> None:
+    """kill -9 of Redis under load, and the comparison afterwards."""
+    log = kill_redis_under_load(
+        system, times, name, lambda killed, so_far: say(f"  killed {killed} of {times}; {dict(so_far.counts)}")
+    )
+    assert_nothing_acknowledged_is_missing(system, log, name)
+    say(f"  {times} kills: {len(log.acknowledged()):,} acknowledged, all of them in the ledger, none twice, no drift")
+
+
+def took_ms(log: Log, status: int, since: float, until: float) -> list[float]:
+    """How long the answers with a status took that were asked for in a stretch of time."""
+    return [seconds * 1000 for found, began, seconds in log.answers if found == status and since <= began < until]
+
+
+def p99(found: list[float]) -> float:
+    assert len(found) >= 100, f"{len(found)} are too few"
+    return sorted(found)[int(len(found) * 0.99)]
+
+
+def percentiles(found: list[float]) -> str:
+    return f"p50 {sorted(found)[len(found) // 2]:.2f} ms, p99 {p99(found):.2f} ms, most {max(found):.2f} ms"
+
+
+def hang(system: System, stops: int) -> None:
+    """SIGSTOP of Redis under a moderate load: how long those wait who find out, and those who come after them."""
+    before: list[float] = []
+    found_out: list[float] = []
+    refused: list[float] = []
+    for stop in range(stops):
+        log, stopped, went_on, served = _stopped_under_load(system)
+        before += took_ms(log, 200, stopped - STOPPED_S, stopped - 2 * DEADLINE_MS / 1000)
+        found_out += took_ms(log, 503, stopped, stopped + DEADLINE_MS / 1000)
+        refused += took_ms(log, 503, stopped + OPEN_AFTER_S, went_on - DEADLINE_MS / 1000)
+        back_ms = (served - went_on) * 1000
+        say(f"  stopped {stop + 1} of {stops}; served again {back_ms:.0f} ms after it went on")
+        assert back_ms < SERVED_WITHIN_MS
+    say(f"  before: {len(before)} served, {percentiles(before)}")
+    say(f"  deadline {DEADLINE_MS} ms: {len(found_out)} found out, {percentiles(found_out)}")
+    say(f"  breaker open: {len(refused)} refused at once, {percentiles(refused)}")
+    assert p99(found_out) <= HUNG_P99_MS
+    assert p99(refused) < REFUSED_P99_MS
+
+
+def _stopped_under_load(system: System) -> tuple[Log, float, float, float]:
+    """The answers, and when Redis was stopped, went on, and had served a request."""
+    instants: list[float] = []
+
+    def requests() -> Iterator[dict[str, Any]]:
+        while len(instants) < 3:
+            yield {"subject": f"hung-{len(instants)}", "metric": "units"}
+
+    def stop(log: Log) -> None:
+        redis = system.server("redis")
+        eventually(lambda: log.served >= 400, "requests are served")
+        redis.suspend()
+        instants.append(time.monotonic())
+        eventually(lambda: time.monotonic() > instants[0] + STOPPED_S, "it was stopped for a while")
+        redis.resume()
+        instants.append(time.monotonic())
+        served = log.served
+        eventually(lambda: log.served > served, "requests are served again")
+        instants.append(time.monotonic())
+
+    log = hammer(
+        [system.urls["gateway"]], system.admin_key, requests(), clients=CLIENTS, meanwhile=stop, pause_s=PAUSE_S
+    )
+    stopped, went_on, served = instants
+    return log, stopped, went_on, served
+
+
+def lose_replies(system: System, rounds: int, seed: int) -> None:
+    """A proxy drops and delays replies: to requests without a key, and to copies of one with a key."""
+    chances = random.Random(seed)
+    door = Door.opened(system, "soaked", deadline_ms=200)
+    try:
+        for each in range(rounds):
+            subjects = [f"round-{each}-{place}" for place in range(20)]
+            plain = [Request({"subject": chances.choice(subjects), "metric": "units"}) for _ in range(1_000)]
+            copies = [Request({"subject": f"copied-{each}", "metric": "units"}, key=f"k-{each}")] * 1_000
+            with door.broken(drop_chance=chances.uniform(0.05, 0.4), delay_chance=0.1, delay_s=0.25):
+                log = hammer([door.url], system.admin_key, plain)
+                copied = hammer([door.url], system.admin_key, copies, clients=1_000, until_answered=True)
+            with system.client() as reader:
+                assert_only_what_was_answered_counts(system, reader, log, subjects, within_s=120)
+                assert (dict(copied.counts), used(reader, f"copied-{each}")) == ({200: 1_000}, 1)
+            say(f"  round {each + 1} of {rounds}: {dict(log.counts)}, and 1,000 copies were charged once")
+    finally:
+        door.close()
+
+
+def soak(kills: int, stops: int, rounds: int, seed: int) -> None:
+    say(f"seed {seed}")
+    with tempfile.TemporaryDirectory(prefix="quotagate-soak-") as folder:
+        say(f"kill -9 of Redis with appendfsync always, {kills} times")
+        with running(Path(folder) / "always", durability="always") as system:
+            kill(system, kills, "always")
+        with running(Path(folder) / "everysec", deadline_ms=str(DEADLINE_MS)) as system:
+            say(f"SIGSTOP of Redis, {stops} times")
+            hang(system, stops)
+            say(f"kill -9 of Redis with appendfsync everysec, {kills} times")
+            kill(system, kills, "everysec")
+            say(f"lost and late replies, {rounds} rounds")
+            lose_replies(system, rounds, seed)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--stops", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=None, help="of the replies that are lost")
+    asked = parser.parse_args()
+    soak(asked.kills, asked.stops, asked.rounds, secrets.randbelow(2**31) if asked.seed is None else asked.seed)
