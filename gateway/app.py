@@ -14,6 +14,7 @@ from litestar.openapi import OpenAPIConfig
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
 
 from gateway import catalog, grants, levels, openapi, ops, subjects
 from gateway.admission import Admission
@@ -54,6 +55,8 @@ def connect(settings: Settings) -> Redis:
         socket_timeout=None,  # the deadline is the caller's, around the whole trip
         retry=Retry(NoBackoff(), 0),
         max_connections=MAX_CALLS_IN_FLIGHT * 16,
+        # With these, redis-py takes a connection that the server has closed for one that has something to say.
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
 
 

@@ -222,11 +222,12 @@ local function decide_plainly(mode)
   local used = tonumber(match(state, '^(%d+) '))
   if epoch ~= head.epoch or version ~= head.catalog_version_text or not used then return nil end
   if now_ms >= tonumber(next_ms) or used + amount > tonumber(ceiling) then return nil end
-  local n = '-'
+  local journal_key, about, n = KEYS[key_at + 2], ARGV[argument_at + 6], '-'
+  key_at, argument_at = key_at + (record_key and 4 or 3), argument_at + 7
   if mode == 'consume' then
     used = format('%d', used + amount)
-    local id = redis.pcall('XADD', KEYS[key_at + 2], epoch .. '-*', 'line', 'consume ' .. now .. ' ' .. amount_text ..
-      ' ' .. amount_text .. ' ' .. used .. ' 1 1 - - - ' .. account_key .. ' ' .. window, 'about', ARGV[argument_at + 6])
+    local id = redis.pcall('XADD', journal_key, epoch .. '-*', 'line', 'consume ' .. now .. ' ' .. amount_text .. ' ' ..
+      amount_text .. ' ' .. used .. ' 1 1 - - - ' .. account_key .. ' ' .. window, 'about', about)
     if type(id) == 'table' then return 'failed ' .. tostring(id.err) end
     call('HSET', account_key, 'state', used .. ' ' .. id)
     n = match(id, '%d+$')
@@ -236,7 +237,6 @@ local function decide_plainly(mode)
   local answer = 'allowed ' .. now .. ' ' .. epoch .. ' ' .. n .. '\nfits ' .. account_key .. ' ' .. amount_text .. ' ' ..
     used .. ' 0 = ' .. tail .. ' ' .. window
   if record_key then call('SET', record_key, fingerprint .. '\n' .. answer, 'PX', record_ttl_ms) end
-  key_at, argument_at = key_at + (record_key and 4 or 3), argument_at + 7
   return answer
 end
 

@@ -6,8 +6,9 @@ from contextlib import suppress
 
 import structlog
 
-FAILURES_TO_OPEN = 3
-"""Trips that failed one after another, with none that succeeded meanwhile: one alone may be a hiccup."""
+FAILURES_TO_OPEN = 8
+"""Trips that failed one after another, with none that succeeded meanwhile. A hiccup fails all that are in flight at
+once, which are four: so it takes twice as many."""
 PROBE_EVERY_S = 0.1
 """How soon after its return Redis is used again."""
 

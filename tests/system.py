@@ -170,12 +170,13 @@ class Gateway:
         self._log = system.data / "logs" / f"{name}.log"
         self._listener = listen("127.0.0.1", 0)
         self._command = command
-        self._settings: dict[str, str | int] = {
+        own: dict[str, str | int] = {
             "redis_url": system.urls["redis"],
             "database_url": system.urls["application_database"],
             "key_pepper": (system.data / "key.pepper").read_text().strip(),
             "outage_dir": str(system.data / f"outage-{name}"),
-        } | settings
+        }
+        self._settings = own | settings
         self.process: subprocess.Popen[bytes] | None = None
 
     @property

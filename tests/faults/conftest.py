@@ -95,7 +95,7 @@ class Door:
         urls = system.urls
         redis = Proxy(port_of(urls["redis"])).start()
         database = Proxy(port_of(urls["application_database"])).start()
-        addresses = {
+        addresses: dict[str, Any] = {
             "redis_url": through(urls["redis"], redis.port),
             "database_url": through(urls["application_database"], database.port),
         }

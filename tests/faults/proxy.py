@@ -31,13 +31,18 @@ class Faults:
 
 @dataclass
 class Counts:
-    """What went through."""
+    """What came, whether it went through or not."""
 
     connections: int = 0
     requests: int = 0
     scripts: int = 0
     dropped: int = 0
     delayed: int = 0
+
+    @property
+    def trips(self) -> int:
+        """Whatever the gateway tried to send, be it no more than a new connection."""
+        return self.connections + self.requests
 
 
 class Proxy:
@@ -112,6 +117,7 @@ class Proxy:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.counts.connections += 1
         if self.faults.refuses:
             writer.transport.abort()
             return
@@ -120,7 +126,6 @@ class Proxy:
         except OSError:
             writer.transport.abort()
             return
-        self.counts.connections += 1
         _Pair(self, (reader, writer), upstream).begin(self._tasks, self._writers)
 
     def fate_of_a_script(self) -> float | None:

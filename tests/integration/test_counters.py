@@ -113,11 +113,22 @@ def test_a_step_that_fails_does_not_harm_the_others_of_its_call(stores: Stores, 
 
     async def ask() -> list[Reply]:
         async with counting(stores.redis_url) as (held, _):
-            steps = [shard.step(1), other.step(1), shard.step(-1), shard.step(2), shard.step(1, metric="unheard_of")]
+            steps = [
+                shard.step(1),
+                other.step(1),
+                shard.step(-1),
+                shard.step(2),
+                other.step(1, key="k"),
+                shard.step(3, key="k"),
+                shard.step(1, metric="unheard_of"),
+            ]
             return await asyncio.gather(*map(held.decide, steps))
 
-    assert [reply.outcome.value for reply in within(ask())] == ["allowed", "failed", "failed", "allowed", "unready"]
-    assert used(shard) == 3
+    replies = within(ask())
+    outcomes = ["allowed", "failed", "failed", "allowed", "failed", "allowed", "unready"]
+    assert [reply.outcome.value for reply in replies] == outcomes
+    assert [replies[place].accounts[0].amount for place in (0, 3, 5)] == [1, 2, 3]
+    assert used(shard) == 6
     assert used(other) == 0
 
 
@@ -253,7 +264,7 @@ def test_who_asks_for_the_first_answer_to_a_refund_takes_no_key_from_its_neighbo
     keyed = replace(demand, idempotency_key="k", route="refunds", fingerprint="f")
     (first,) = shard.consume(step(keyed, keyed.asked, shard.number, 1))
 
-    async def ask() -> tuple[list[Any], list[int]]:
+    async def ask() -> tuple[tuple[Any, ...], list[int]]:
         async with counting(stores.redis_url) as (held, connection):
             nothing: Any = None
             admission = Admission(held, nothing, 64)

@@ -10,8 +10,9 @@ import pytest
 import redis
 
 from quota import counters, keys
-from quota.counters import MAX_BATCH_STEPS, MAX_CALLS_IN_FLIGHT, SCRIPTS
+from quota.counters import SCRIPTS
 from quota.errors import CountersUnavailable
+from quota.gathering import MAX_BATCH_STEPS, MAX_CALLS_IN_FLIGHT
 from quota.protocol import Mode, Step
 from quota.replies import Reply
 from tests.conftest import Stores

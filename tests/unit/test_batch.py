@@ -12,10 +12,10 @@ from gateway.hot import Asking
 from gateway.outage import Outage
 from quota import demands
 from quota.catalog import Catalog, Limit, Metric, Operation, Plan
-from quota.counters import MAX_BATCH_STEPS
 from quota.decisions import Decision, decision
 from quota.demands import Asked, Demand
 from quota.errors import CountersUnavailable, IdempotencyKeyReused, InvalidRequest, LedgerUnavailable, UnknownMetric
+from quota.gathering import MAX_BATCH_STEPS
 from quota.identifiers import MAX_AMOUNT
 from quota.journal import decode_about
 from quota.protocol import Mode, Step

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from quota.breaker import FAILURES_TO_OPEN, PROBE_EVERY_S, Breaker
+from quota.gathering import MAX_CALLS_IN_FLIGHT
 from quota.redis_clock import RedisClock
 from tests.unit.virtual_time import run
 
@@ -41,7 +42,7 @@ async def until_closed(breaker: Breaker) -> float:
     return loop.time()
 
 
-def test_it_opens_at_the_third_failure_in_a_row() -> None:
+def test_it_opens_when_more_have_failed_in_a_row_than_one_hiccup_can_fail() -> None:
     async def fail() -> list[bool]:
         breaker = Breaker(Server(back_at_s=9).probe)
         seen = []
@@ -50,8 +51,8 @@ def test_it_opens_at_the_third_failure_in_a_row() -> None:
             breaker.failed()
         return [*seen, breaker.is_open]
 
-    assert FAILURES_TO_OPEN == 3
-    assert run(fail()) == [False, False, False, True]
+    assert FAILURES_TO_OPEN == 2 * MAX_CALLS_IN_FLIGHT
+    assert run(fail()) == [False] * FAILURES_TO_OPEN + [True]
 
 
 def test_a_success_in_between_begins_the_count_anew() -> None:
@@ -97,7 +98,7 @@ def test_after_a_return_it_takes_as_many_failures_as_at_first() -> None:
             seen.append(breaker.is_open)
         return seen
 
-    assert run(fail()) == [False, False, True]
+    assert run(fail()) == [False] * (FAILURES_TO_OPEN - 1) + [True]
 
 
 def test_a_late_success_of_an_earlier_trip_does_not_close_it() -> None:

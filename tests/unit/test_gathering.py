@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -15,7 +16,7 @@ from quota.protocol import Charge, Mode, Step
 from quota.replies import Reply
 
 STEP = Step(3, Mode.CONSUME, keys.catalog_field("t"), 1, (Charge("qg:{3}:a:t:u:m", 1),), b"{}")
-KEYED = {"record_key": "qg:{3}:i:t:u:consume:k", "fingerprint": "f"}
+KEYED: dict[str, Any] = {"record_key": "qg:{3}:i:t:u:consume:k", "fingerprint": "f"}
 REPEAT = "away; it may have been charged: send it again under the same key"
 TAKEN_BACK = "away; whatever was charged without an answer is taken back"
 LOOK = "away; it may have taken effect: look before you send it again, or send it under an idempotency key"
