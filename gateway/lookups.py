@@ -36,7 +36,9 @@ class Lookups:
         epoch = (await self._counters.epochs([receipt.shard]))[receipt.shard]
         if epoch is None:
             await self._epochs.begin(receipt.shard)
-            raise CountersUnavailable("the counters were lost and begin anew; nothing was changed, ask again")
+            epoch = (await self._counters.epochs([receipt.shard]))[receipt.shard]
+        if epoch is None:
+            raise CountersUnavailable("the counters were lost and lost again; nothing was changed")
         last_n = receipt.first_n + receipt.count - 1
         young = await self._counters.entries(
             receipt.shard, f"{receipt.epoch}-{receipt.first_n}", f"{receipt.epoch}-{last_n}", receipt.count

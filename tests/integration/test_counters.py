@@ -8,14 +8,11 @@ from typing import Any
 import pytest
 import redis
 
-from gateway.admission import Admission
 from quota import counters, keys, protocol
 from quota.counters import MAX_WAITING_BATCHES, SCRIPTS
-from quota.demands import Asked, Demand, step
 from quota.errors import CountersUnavailable
 from quota.gathering import MAX_BATCH_STEPS, MAX_CALLS_IN_FLIGHT, MAX_WAITING_STEPS
-from quota.journal import Entry
-from quota.protocol import Mode, Step
+from quota.protocol import Mode
 from quota.replies import Outcome, Reply, parsed_reply
 from tests.conftest import Stores
 from tests.integration.counting import answers, counting, within
@@ -251,73 +248,6 @@ def test_a_first_answer_that_comes_again_does_not_turn_the_clock_back(stores: St
             return held.clock.now_ms() - first.now_ms
 
     assert within(ask()) >= 900_000
-
-
-def test_who_asks_for_the_first_answer_to_a_refund_takes_no_key_from_its_neighbours(
-    stores: Stores, shard: Shard
-) -> None:
-    """A check has no place for the key that remembers refunds: each step after it in the call read one key too far."""
-    shard.consume(shard.step(5))
-    (taken,) = shard.entries()
-    detail = f"{taken.place} 5 0 1 - -"
-    demand = Demand("t", "u", Mode.REFUND, "r-2", (Asked("m", 2, detail),), receipt=(1, taken.place.n))
-    keyed = replace(demand, idempotency_key="k", route="refunds", fingerprint="f")
-    (first,) = shard.consume(step(keyed, keyed.asked, shard.number, 1))
-
-    async def ask() -> tuple[tuple[Any, ...], list[int]]:
-        async with counting(stores.redis_url) as (held, connection):
-            nothing: Any = None
-            admission = Admission(held, nothing, 64)
-            unheard_of = replace(keyed, idempotency_key="k2")
-
-            async def decide(asked: Step) -> Reply:
-                return await held.decide(asked)
-
-            found = await asyncio.gather(
-                decide(shard.step(1)),
-                admission.replayed(keyed, shard.number, 1),
-                decide(shard.step(1)),
-                admission.replayed(unheard_of, shard.number, 1),
-                decide(shard.step(1, key="k")),
-                decide(shard.step(1, mode=Mode.CHECK)),
-            )
-            return found, connection.batches
-
-    (before, replayed, after, none, keyed_one, checked), batches = within(ask())
-    assert batches == [6]
-    assert replayed == replace(first, replayed=True)
-    assert none is None
-    assert [each.outcome.value for each in (before, after, keyed_one, checked)] == ["allowed"] * 4
-    assert [each.accounts[0].used for each in (before, after, keyed_one)] == [4, 5, 6]
-    assert shard.kinds() == ["consume", "refund", "consume", "consume", "consume"]
-
-
-@pytest.mark.parametrize("a_trip", [1, 3, 4, 6, 12, 1000])
-def test_entries_are_read_a_page_a_trip_each_once_and_in_their_order(
-    stores: Stores, shard: Shard, monkeypatch: pytest.MonkeyPatch, a_trip: int
-) -> None:
-    monkeypatch.setattr(counters, "MAX_ENTRIES_A_TRIP", a_trip)
-    shard.consume(*(shard.step(n) for n in range(1, 13)))
-    whole = shard.entries()
-    assert [each.place.n for each in whole] == list(range(12))
-
-    async def ask() -> None:
-        async with counting(stores.redis_url) as (held, connection):
-
-            async def read(first: str, last: str, count: int) -> tuple[list[Entry], int]:
-                connection.commands.clear()
-                found = await held.entries(shard.number, first, last, count)
-                return found, connection.commands.count("XRANGE")
-
-            for count in range(15):
-                found, trips = await read("-", "+", count)
-                assert found == whole[:count]
-                assert trips == (-(-count // a_trip) if count <= 12 else 12 // a_trip + 1)
-            assert (await read("1-3", "1-9", 100))[0] == whole[3:10]
-            assert (await read("1-3", "1-9", 5))[0] == whole[3:8]
-            assert (await read("1-12", "+", 5))[0] == []
-
-    within(ask())
 
 
 def test_a_blocking_caller_and_the_gateway_run_the_same_scripts(stores: Stores, shard: Shard) -> None:

@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from quota import counters, keys
+from quota.breaker import FAILURES_TO_OPEN
 from quota.counters import SCRIPTS
 from quota.errors import CountersUnavailable
 from quota.gathering import MAX_BATCH_STEPS, MAX_CALLS_IN_FLIGHT
@@ -139,18 +140,18 @@ def test_those_that_were_never_sent_are_not_taken_for_lost() -> None:
 
 
 def test_a_batch_that_waited_until_redis_was_known_to_be_away_is_not_taken_for_lost() -> None:
-    heard, batches = Heard(), 3 * MAX_CALLS_IN_FLIGHT
+    heard, sent = Heard(), max(FAILURES_TO_OPEN, MAX_CALLS_IN_FLIGHT)
 
     async def ask() -> list[Any]:
         async with Silent() as url, counting(url, DEADLINE_S) as (held, connection):
             held.on_lost = heard
-            trips = (held.decide_in_order([A_STEP]) for _ in range(batches))
+            trips = (held.decide_in_order([A_STEP]) for _ in range(sent + 5))
             found = await asyncio.gather(*trips, return_exceptions=True)
-            assert len(heard.steps) == connection.commands.count("EVALSHA") == MAX_CALLS_IN_FLIGHT
+            assert len(heard.steps) == connection.commands.count("EVALSHA") == sent
             return found
 
     told = [str(error) for error in within(ask())]
-    assert told.count("the counters do not answer; nothing was charged") == batches - MAX_CALLS_IN_FLIGHT
+    assert told.count("the counters do not answer; nothing was charged") == 5
 
 
 @pytest.mark.parametrize(("within_ms", "charged"), [(50, 0), (60_000, 1)])
