@@ -10,17 +10,6 @@ from tests.load import hammer
 from tests.system import System, eventually
 
 
-def _server(system: System, name: str) -> psutil.Process:
-    """A server of this system, found by the port that it listens on."""
-    port = int(system.urls[name].rsplit(":", 1)[1].split("/")[0])
-    assert system.process is not None
-    for process in psutil.Process(system.process.pid).children():
-        with contextlib.suppress(psutil.Error):  # a part that is just being started again
-            if any(each.laddr.port == port and each.status == psutil.CONN_LISTEN for each in process.net_connections()):
-                return process
-    raise AssertionError(f"nothing of this system listens on {port}")
-
-
 def _status(client: httpx.Client, subject: str) -> int:
     return client.post("/v1/consume", json={"subject": subject, "metric": "units"}).status_code
 
@@ -43,7 +32,7 @@ def test_a_redis_that_was_emptied_is_provisioned_from_the_ledger_and_counts_on(f
 def test_a_killed_redis_comes_back_with_everything_that_was_acknowledged(faulty: System) -> None:
     requests = [{"subject": f"redis_{each % 40}", "metric": "units"} for each in range(800)]
     log = hammer([faulty.urls["gateway"]], faulty.admin_key, requests)
-    _server(faulty, "redis").kill()
+    faulty.server("redis").kill()
     with faulty.client() as client:
         eventually(lambda: _status(client, "elsewhere") == 200, "requests are served again")
     assert len(log.acknowledged()) == 800
@@ -53,7 +42,7 @@ def test_a_killed_redis_comes_back_with_everything_that_was_acknowledged(faulty:
 def test_a_killed_postgres_stops_no_subject_that_redis_knows(faulty: System) -> None:
     with faulty.client() as client:
         assert _status(client, "known") == 200
-        _server(faulty, "database").kill()
+        faulty.server("database").kill()
         assert _status(client, "known") == 200
         eventually(lambda: _status(client, "not_known_yet") == 200, "Postgres is back")
     faulty.drained()
@@ -72,7 +61,7 @@ def test_a_loss_of_redis_leaves_an_incident_for_people_on_call(faulty: System) -
 def test_a_hung_postgres_is_told_within_a_deadline_and_lets_go(faulty: System) -> None:
     with faulty.client() as client:
         assert _status(client, "known") == 200
-        postgres = _server(faulty, "database")
+        postgres = faulty.server("database")
         servers = [postgres, *postgres.children()]
         for server in servers:
             with contextlib.suppress(psutil.NoSuchProcess):  # a backend may end by itself meanwhile

@@ -25,8 +25,6 @@ from quotagate.supervisor import Supervisor
 LONG_DEADLINE_S = 10.0
 DEADLINE_S = 0.2
 """Long enough that a busy machine does not reach it by itself, short enough to wait for it some times."""
-ABOUT_S = 0.3
-"""What a machine with two busy cores may add."""
 T = TypeVar("T")
 
 
