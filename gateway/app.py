@@ -95,6 +95,8 @@ class Gateway:
         if self.settings.admin_key:
             await self.authenticator.ensure_admin_key(self.settings.admin_key)
         await begin_missing(self.counters, self.store, list(range(shard_count)))
+        # Connections are made before the first requests come, which would wait for them within their deadline.
+        await asyncio.gather(*(self.counters.ping() for _ in range(MAX_CALLS_IN_FLIGHT)))
         return Parts(self, shard_count)
 
     async def close(self) -> None:
@@ -153,6 +155,7 @@ def routed(gateway: Gateway, parts: Parts) -> Litestar:
         finally:
             for task in running:
                 task.cancel()
+            await parts.lost_replies.finish()
             await gateway.close()
 
     return Litestar(

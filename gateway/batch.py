@@ -1,5 +1,7 @@
 """POST /v1/consume/batch: up to a thousand items, each with its own result, or all or none of one subject."""
 
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +19,7 @@ from gateway.outage import Outage
 from gateway.requests import checked_key
 from quota.catalog import Catalog
 from quota.counters import Counters
-from quota.decisions import decision
+from quota.decisions import Charged, decision
 from quota.demands import Asked, Demand
 from quota.errors import CountersUnavailable, InvalidRequest, QuotagateError
 from quota.protocol import Mode
@@ -44,12 +46,15 @@ class Batch:
         good = [each for each in demands if isinstance(each, Demand)]
         results = iter(await ask_in_order(self._admission, self._counters, good))
         _, catalog = await self._admission.catalogs.get(asking.tenant)
-        documents = []
-        for each in demands:
-            if isinstance(each, QuotagateError):
-                documents.append(problems.document_of(each, asking.path))
-            else:
-                documents.append(await self._document(each, next(results), catalog, asking.path))
+        # Together, so that what an outage lets through is written down together.
+        documents = await asyncio.gather(
+            *(
+                _refused(each, asking.path)
+                if isinstance(each, QuotagateError)
+                else self._document(each, next(results), catalog, asking.path)
+                for each in demands
+            )
+        )
         return _results(documents)
 
     async def _document(self, demand: Demand, result: Result, catalog: Catalog, path: str) -> dict[str, Any]:
@@ -96,15 +101,24 @@ class Batch:
         documents = []
         for demand in demands:
             if decided.allowed:
-                charges = tuple(
-                    replace(whole[each.metric], amount=each.amount or 0)
-                    for each in demand.charges(catalog)
-                    if each.metric in whole
-                )
+                charges = _shares(demand, catalog, whole)
                 alone = replace(decided, charges=charges, operation=demand.operation)
                 status, document = answers.consumed_document(alone, catalog, asking.path)
             documents.append({"status": status, **document})
         return _results(documents, decided.replayed)
+
+
+def _shares(demand: Demand, catalog: Catalog, whole: Mapping[str, Charged]) -> tuple[Charged, ...]:
+    """An item's part of what was charged for all; all of it for a first answer whose prices have left the catalog."""
+    try:
+        asked = demand.charges(catalog)
+    except QuotagateError:
+        return tuple(whole.values())
+    return tuple(replace(whole[each.metric], amount=each.amount or 0) for each in asked if each.metric in whole)
+
+
+async def _refused(error: QuotagateError, path: str) -> dict[str, Any]:
+    return problems.document_of(error, path)
 
 
 def _let_through(demand: Demand, charges: tuple[Asked, ...]) -> dict[str, Any]:
@@ -124,7 +138,7 @@ def _demand_or_error(asking: Asking, place: int, raw: msgspec.Raw) -> Demand | Q
         return error
 
 
-def _results(documents: list[dict[str, Any]], replayed: bool = False) -> Answer:
+def _results(documents: Sequence[dict[str, Any]], replayed: bool = False) -> Answer:
     headers = [("content-type", "application/json")]
     if replayed:
         headers.append(("idempotency-replayed", "true"))

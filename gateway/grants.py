@@ -3,16 +3,18 @@
 from typing import Any
 
 import structlog
-from litestar import post
+from litestar import Response, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
 from gateway.admission import Admission
 from gateway.bodies import GrantRequest
+from gateway.hot import KEY_HEADERS
+from gateway.requests import idempotency_key
 from gateway.resources import StrictRequest, caller, from_path, ident_of
 from ledger import announcements, grants
 from ledger.store import Store
-from quota.errors import InvalidRequest, UnknownMetric
+from quota.errors import CountersUnavailable, InvalidRequest, UnknownMetric
 from quota.periods import from_rfc3339, to_rfc3339
 
 log = structlog.get_logger()
@@ -25,7 +27,7 @@ async def give_grant(
     admission: NamedDependency[Admission],
     subject: FromPath[str],
     data: JSONBody[GrantRequest],
-) -> dict[str, Any]:
+) -> Response[dict[str, Any]]:
     tenant, subject = caller(request).tenant, from_path(subject, "subject")
     expires_ms = None if data.expires_at is None else from_rfc3339(data.expires_at)
     _, catalog = await admission.catalogs.refresh(tenant)
@@ -44,11 +46,12 @@ async def give_grant(
         expires_ms=expires_ms,
         reason=data.reason,
         created_by=caller(request).key_id,
+        idempotency_key=idempotency_key([value for name, value in request.scope["headers"] if name in KEY_HEADERS]),
     )
-    await admission.announce(tenant, subject)
-    await store.run(tenant, announcements.told, [announcement])
-    log.info("grant given", tenant=tenant, subject=subject, metric=data.metric, request_id=ident_of(request))
-    return {
+    if announcement is not None:
+        await _announce(store, admission, tenant, subject, announcement)
+        log.info("grant given", tenant=tenant, subject=subject, metric=data.metric, request_id=ident_of(request))
+    body = {
         "id": str(grant_id),
         "subject": subject,
         "metric": data.metric,
@@ -58,3 +61,14 @@ async def give_grant(
         "priority": data.priority,
         "reason": data.reason,
     }
+    return Response(body, status_code=201, headers={} if announcement else {"idempotency-replayed": "true"})
+
+
+async def _announce(store: Store, admission: Admission, tenant: str, subject: str, announcement: int) -> None:
+    """Tells Redis. If it does not hear, a worker will tell it: the grant is given, and a 503 would ask for another."""
+    try:
+        await admission.announce(tenant, subject)
+    except CountersUnavailable as error:
+        log.warning("the counters will hear of a grant later", tenant=tenant, subject=subject, reason=str(error))
+        return
+    await store.run(tenant, announcements.told, [announcement])

@@ -7,6 +7,7 @@ in the journal or in the ledger, and nothing comes after.
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -25,8 +26,9 @@ from quota.protocol import Step
 
 MAX_LOST = 20_000
 LOOK_EVERY_S = 0.2
+LOOKS_AT_THE_END = 15
+"""A call can be charged for a second after it was sent; a stop has three for what was sent last."""
 MAX_YOUNG_ENTRIES = 20_000
-
 
 log = structlog.get_logger()
 
@@ -68,6 +70,16 @@ class LostReplies:
                 log.info("lost replies wait to be looked for", lost=len(self._lost), reason=str(error))
             except Exception as error:  # nobody else would begin it again
                 log.error("lost replies cannot be looked for now", lost=len(self._lost), exc_info=error)
+
+    async def finish(self) -> None:
+        """Looks once more for those that are left, before the process ends."""
+        with suppress(QuotagateError):
+            for _ in range(LOOKS_AT_THE_END):
+                if await self.run_once() == 0:
+                    return
+                await asyncio.sleep(LOOK_EVERY_S)
+        if self._lost:
+            log.error("lost replies were not looked for: what they charged stays charged", lost=len(self._lost))
 
     async def run_once(self) -> int:
         """Settles those whose time is over; how many are left."""

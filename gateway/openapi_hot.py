@@ -4,16 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.openapi_answers import Schema
-from gateway.openapi_bodies import KEY_IN_HEADER
-from gateway.openapi_parts import Answered, json_body, link, responses
+from gateway.openapi_parts import KEY, Answered, json_body, link, responses
 
-KEY = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "description": "The same key with the same body gives the first answer again; `X-Idempotency-Key` is the same",
-    "required": False,
-    "schema": KEY_IN_HEADER,
-}
 RESERVATION_IN_PATH = {
     "name": "id",
     "in": "path",

@@ -5,8 +5,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.openapi_answers import Schema, reference
+from gateway.openapi_bodies import KEY_IN_HEADER
 from gateway.problems import MEDIA_TYPE, STATUS_OF_CODE
 from quota.catalog import PERIODS_BY_LENGTH
+
+KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The same key with the same body gives the first answer again; `X-Idempotency-Key` is the same",
+    "required": False,
+    "schema": KEY_IN_HEADER,
+}
 
 _PROBLEMS = {
     400: "The body, a parameter or a header cannot be understood; nothing was changed",

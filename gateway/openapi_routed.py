@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.openapi_answers import IDENTIFIER, Schema
-from gateway.openapi_parts import Answered, json_body, link, responses
+from gateway.openapi_parts import KEY, Answered, json_body, link, responses
 
 Links = dict[str, Schema]
 
@@ -27,6 +27,7 @@ class Routed:
     links: Links = field(default_factory=dict)
     body: str | None = None
     examples: dict[str, Any] = field(default_factory=dict)
+    has_key: bool = False
 
 
 _OF_READING = (401, 403, 503)
@@ -62,11 +63,12 @@ ROUTED = {
     ("/v1/subjects/{subject}/grants", "post"): Routed(
         "GiveGrant",
         "Grant",
-        (*_OF_WRITING, 404, 409),
+        (*_OF_WRITING, 404, 409, 422),
         201,
         links={"status": _OF_SUBJECT["status"]},
         body="GrantRequest",
         examples={"an apology": {"metric": "credits", "amount": 20, "reason": "an apology"}},
+        has_key=True,
     ),
     ("/v1/subjects/{subject}/levels/{metric}", "put"): Routed(
         "WriteLevel",
@@ -87,13 +89,15 @@ def complete(path: str, method: str, operation: Schema) -> None:
     """Adds to Litestar's operation what it does not see."""
     routed = ROUTED[path, method]
     operation["operationId"] = routed.name
-    answered = Answered(routed.status, routed.answer, routed.links, is_limited=False, is_replayed=False)
+    answered = Answered(routed.status, routed.answer, routed.links, is_limited=False, is_replayed=routed.has_key)
     operation["responses"] = responses(operation["summary"], answered, (400, 500, *routed.problems))
     if path.startswith("/v1/"):
         operation["security"] = [{"api_key": []}]
     for parameter in operation.get("parameters", ()):
         if parameter["in"] == "path":
             parameter |= {"schema": IDENTIFIER, "example": _EXAMPLES_IN_PATH[parameter["name"]]}
+    if routed.has_key:
+        operation["parameters"] = [*operation.get("parameters", ()), KEY]
     if routed.body is not None:
         operation["requestBody"] = json_body(routed.body, routed.examples)
     if path == "/health/ready":

@@ -183,7 +183,7 @@ class Outage:
             metadata=entry.metadata,
             attempt=f"let-through-{entry.id}",  # not the try whose reply was lost, which is taken back
             idempotency_key=key or entry.id,
-            route=entry.route if key else "outage",
+            route=(entry.route or "consume") if key else "outage",
             fingerprint=entry.fingerprint if key else entry.id,
             at_ms=entry.at_ms,
         )

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, insert, text
+from sqlalchemy import Connection, insert, select, text
 
 from ledger.accounts import names_of
 from ledger.announcements import announce
 from ledger.instants import from_timestamp, to_timestamp
 from ledger.tables import grants
-from quota.errors import TooMany
+from quota.errors import IdempotencyKeyReused, TooMany
 from quota.keys import AccountName
 
 KINDS = frozenset(("grant", "expire"))
@@ -64,25 +64,32 @@ def add(
     expires_ms: int | None,
     reason: str | None,
     created_by: str,
-) -> tuple[int, int]:
-    """Gives units; the grant's id, and that of the announcement that Redis must hear of.
+    idempotency_key: str | None = None,
+) -> tuple[int, int | None]:
+    """Gives units; the grant's id, and that of the announcement that Redis must hear of: None when the key has given
+    this grant before.
 
-    TooMany when the account has MAX_LIVE_GRANTS already.
+    TooMany when the account has MAX_LIVE_GRANTS already; IdempotencyKeyReused when the key has given another grant.
     """
     account = {"tenant": tenant, "subject": subject, "metric": metric}
+    expires_at = None if expires_ms is None else to_timestamp(expires_ms)
+    terms = {"metric": metric, "amount": amount, "priority": priority, "expires_at": expires_at, "reason": reason}
+    if idempotency_key is not None:
+        # No metric's name has a space in it.
+        connection.execute(_one_at_a_time, account | {"metric": f"key {idempotency_key}"})
+        same_key = (grants.c.tenant == tenant, grants.c.subject == subject, grants.c.idempotency_key == idempotency_key)
+        given = connection.execute(select(grants).where(*same_key)).mappings().one_or_none()
+        if given is not None:
+            if any(given[name] != value for name, value in terms.items()):
+                raise IdempotencyKeyReused("this idempotency key has given another grant; use a new key for a new one")
+            return int(given["id"]), None
     connection.execute(_one_at_a_time, account)
     if connection.execute(_count_live, account).scalar_one() >= MAX_LIVE_GRANTS:
         raise TooMany(
             f"{subject} has {MAX_LIVE_GRANTS} grants of {metric} that are neither used up nor expired: no more fit in"
         )
-    values = {
-        "amount": amount,
-        "priority": priority,
-        "expires_at": None if expires_ms is None else to_timestamp(expires_ms),
-        "reason": reason,
-        "created_by": created_by,
-    }
-    grant_id = connection.execute(insert(grants).values(account | values).returning(grants.c.id)).scalar_one()
+    values = account | terms | {"created_by": created_by, "idempotency_key": idempotency_key}
+    grant_id = connection.execute(insert(grants).values(values).returning(grants.c.id)).scalar_one()
     return int(grant_id), announce(connection, tenant, subject)
 
 

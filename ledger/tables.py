@@ -145,10 +145,12 @@ grants = Table(
     Column("reason", Text),
     _instant("created_at", now=True),
     Column("created_by", Text, nullable=False),
+    Column("idempotency_key", Text),
     Column("journalled", Boolean, nullable=False, server_default=false()),
     Column("expiry_journalled", Boolean, nullable=False, server_default=false()),
     CheckConstraint("amount >= 0", name="a_grant_takes_nothing_away"),
     Index("grants_by_account", "tenant", "subject", "metric"),
+    Index("a_key_gives_one_grant", "tenant", "subject", "idempotency_key", unique=True),
 )
 
 grant_balances = Table(

@@ -57,6 +57,16 @@ class TestGrants:
         now = metric(tenant, "u", "tokens")
         assert (now["used"], now["remaining"], now["grants"]) == (1000, 0, [])
 
+    def test_a_key_gives_one_grant(self, tenant: Tenant) -> None:
+        body = {"metric": "tokens", "amount": 500, "reason": "a gift"}
+        answers = [post(tenant, "/v1/subjects/u/grants", body, **{"Idempotency-Key": "g"}) for _ in range(3)]
+        assert [each.status_code for each in answers] == [201] * 3
+        assert len({each.json()["id"] for each in answers}) == 1
+        assert [each.headers.get("idempotency-replayed") for each in answers] == [None, "true", "true"]
+        other = post(tenant, "/v1/subjects/u/grants", body | {"amount": 1}, **{"Idempotency-Key": "g"})
+        assert (other.status_code, other.json()["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
+        assert metric(tenant, "u", "tokens")["limit"] == 1500
+
     def test_what_a_grant_must_have(self, tenant: Tenant) -> None:
         assert grant(tenant, "u", "nothing", 1).status_code == 404
         assert grant(tenant, "u", "tokens", 0).status_code == 400

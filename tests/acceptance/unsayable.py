@@ -35,7 +35,7 @@ class Unsayable(NamedTuple):
 
 
 ROWS = [
-    Unsayable(REPEATABLE, "IDEMPOTENCY_KEY_REUSED", "whether a key was used before"),
+    Unsayable(REPEATABLE | {"GiveGrant"}, "IDEMPOTENCY_KEY_REUSED", "whether a key was used before"),
     Unsayable(REPEATABLE - {"ReleaseReservation"}, "metadata may take 2048 bytes at most", "the size of a whole"),
     Unsayable({"Consume", "Check", "ConsumeBatch"}, "quantity is too large: it would charge more", "a price"),
     Unsayable({"ConsumeBatch"}, "an atomic batch is for one subject", "that two members are equal"),

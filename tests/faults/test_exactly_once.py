@@ -45,7 +45,8 @@ def test_a_gateway_killed_under_load_loses_and_doubles_nothing(faulty: System) -
     killer = _kill_repeatedly(faulty, 3, "gateway", "--fd")
     log = hammer([faulty.urls["gateway"]], faulty.admin_key, requests, meanwhile=killer)
     assert len(log.acknowledged()) > 5000
-    assert set(log.counts) <= {0, 200}, log.counts
+    # One that has just started on a busy machine may miss a deadline: it says so, and what it charged goes back.
+    assert set(log.counts) <= {0, 200, 503} and log.counts[503] < 50, log.counts
     assert_exactly_once(faulty, log, "units", "g\\_%")
 
 

@@ -81,3 +81,9 @@ def test_an_atomic_batch_that_charges_nothing_is_let_through_and_nothing_is_kept
     found = scene.send(item(metric="free", amount=0), {"subject": "u", "operation": "post"}, atomic=True)
     assert [(each["status"], each["degraded"]) for each in found] == [(200, True)] * 2
     assert scene.kept.writes == []
+
+
+def test_what_is_let_through_of_one_batch_is_written_down_together(scene: Scene) -> None:
+    scene.counters.fails_at = 1
+    scene.send(*(item(f"u{n}", "free") for n in range(100)))
+    assert scene.kept.writes == [100]

@@ -41,11 +41,13 @@ CREATE TABLE grants (
     reason text,
     created_at timestamptz NOT NULL DEFAULT now(),
     created_by text NOT NULL,
+    idempotency_key text,
     journalled boolean NOT NULL DEFAULT false,
     expiry_journalled boolean NOT NULL DEFAULT false,
     CONSTRAINT a_grant_takes_nothing_away CHECK (amount >= 0)
 );
 CREATE INDEX grants_by_account ON grants (tenant, subject, metric);
+CREATE UNIQUE INDEX a_key_gives_one_grant ON grants (tenant, subject, idempotency_key);
 CREATE TABLE grant_balances (
     grant_id bigint NOT NULL,
     tenant text NOT NULL,
