@@ -1,12 +1,12 @@
 #!lua
 -- consume: decides many independent requests in one trip; each is checked, deducted and journalled alone.
 --
--- KEYS, for each request: head, journal, record (only with a fingerprint), refunds (only to refund), then an account for
---       each charge
+-- KEYS, for each request: head, journal, record (only with a fingerprint), refunds (only to refund), then an account
+--       for each charge
 -- ARGV: request_count, record_ttl_ms, not_after_ms; for each request: mode, charge_count, catalog_field,
 --       catalog_version, fingerprint ('' = no idempotency key), about; for each charge: amount, detail (not of consume
 --       and check)
---   `mode` is consume, check, hold, commit, release, refund, give, set or charge; what each does stands in rules/modes.lua
+--   `mode` is consume, check, hold, commit, release, refund, give, set or charge: rules/modes.lua says what each does
 --   `not_after_ms`: past it by Redis's clock nothing is charged any more, because nobody waits for the reply
 -- Reply: one text a request. Its first line says what came of it:
 --   allowed <now_ms> <epoch> <n of the first entry>    a check that would pass has n = -
@@ -205,8 +205,8 @@ local function decide()
   return by_rules(request)
 end
 
--- The plain case: one charge that fits into a plain account and reaches no warning, under a new idempotency key or none.
--- nil when it is not that plain; then nothing was written, and the rules decide.
+-- The plain case: one charge that fits into a plain account and reaches no warning, under a new idempotency key or
+-- none. nil when it is not that plain; then nothing was written, and the rules decide.
 local function decide_plainly(mode)
   local head = head_of(KEYS[key_at + 1], ARGV[argument_at + 3])
   local fingerprint, amount_text = ARGV[argument_at + 5], ARGV[argument_at + 7]
@@ -234,8 +234,8 @@ local function decide_plainly(mode)
   else
     used = format('%d', used)
   end
-  local answer = 'allowed ' .. now .. ' ' .. epoch .. ' ' .. n .. '\nfits ' .. account_key .. ' ' .. amount_text .. ' ' ..
-    used .. ' 0 = ' .. tail .. ' ' .. window
+  local answer = 'allowed ' .. now .. ' ' .. epoch .. ' ' .. n .. '\nfits ' .. account_key .. ' ' .. amount_text ..
+    ' ' .. used .. ' 0 = ' .. tail .. ' ' .. window
   if record_key then call('SET', record_key, fingerprint .. '\n' .. answer, 'PX', record_ttl_ms) end
   return answer
 end

@@ -3,15 +3,15 @@
 -- is written whole from the ledger; a living one keeps what it has used and takes the new terms.
 --
 -- KEYS: head, journal, account
--- ARGV: epoch, fence, catalog_field, catalog_version, ttl_ms, on_window, limit, enforcement, nature, until, window, caps,
---       grants, journalled_grant, used, entry, seal, cut, holds
---   `ttl_ms` is 0 for an account that stays, even when it has used nothing
+-- ARGV: epoch, fence, catalog_field, catalog_version, ttl_ms, on_window, limit, enforcement, nature, until, window,
+--       caps, grants, journalled_grant, used, entry, seal, cut, holds
+--   `ttl_ms` is 0 for an account that stays, even when it has no units; another goes if its last entry is `entry`
 --   `on_window` is keep when a living account keeps the window it has: a subject that has lost its plan, say; else open
 --   `until` is the instant at which these terms end by themselves, or -
 --   `window`, `caps` and `grants` are as in the account's hash; a living account takes from them what it has not got
---   `journalled_grant` is the id of the newest grant that has an entry, and with all that follows the ledger's word, for
---   an account that does not live: `entry` and `seal` are places; `cut` the window in which `used` was counted, when a
---   plan change cut that short; `holds` are lines of `<place> <hold as in the account's hash>`
+--   `journalled_grant` is the id of the newest grant that has an entry, and with all that follows the ledger's word,
+--   for an account that does not live: `entry` and `seal` are places; `cut` the window in which `used` was counted,
+--   when a plan change cut that short; `holds` are lines of `<place> <hold as in the account's hash>`
 -- Reply: provisioned; moved: what Postgres said may be out of date, read it again;
 --   undrained: entries of an older epoch still wait in the journal, so the ledger's balance is not the last word;
 --   failed <reason>: the journal refuses; nothing was changed
@@ -29,9 +29,9 @@ local epoch, fence, catalog_field, catalog_version, ttl_ms, on_window, limit, en
 -- What the ledger knows: units used, and holds that were neither settled nor found expired.
 local function from_ledger()
   local account = { key = account_key, is_new = true, found = {}, used = tonumber(used), entry = entry, held = 0,
-    hold_count = 0, first_expiry = NEVER, hold_changes = {}, holds = {}, grants = parsed_grants(grants), caps = parsed_caps(caps), expired_ms = 0,
-    warned = 0, denials = '', seal = seal, sealed = '', newest_grant = journalled_grant,
-    limit = tonumber(limit), enforcement = enforcement, nature = nature }
+    hold_count = 0, first_expiry = NEVER, hold_changes = {}, holds = {}, grants = parsed_grants(grants),
+    caps = parsed_caps(caps), expired_ms = 0, warned = 0, denials = '', seal = seal, sealed = '',
+    newest_grant = journalled_grant, limit = tonumber(limit), enforcement = enforcement, nature = nature }
   for _, name in ipairs(OPTIONAL) do account.found[name] = '' end
   set_window(account, cut ~= '' and cut or window)
   for place, text in string.gmatch(holds, '(%S+) ([^\n]+)') do
@@ -89,8 +89,10 @@ local function enter_window(account)
     return
   end
   if is_over then close(account) else let_go(account, now_ms) end
+  local counted_from = math.max(0, math.min(account.counted_from or NEVER, tonumber(account.start)))
   if not is_over and account.used > 0 and not same_window(account) then hand_on(account) end
   set_window(account, window)
+  account.counted_from = not is_over and counted_from < tonumber(account.start) and counted_from or nil
   if is_over then let_go(account, now_ms) end
 end
 
@@ -147,9 +149,9 @@ end
 
 local written, refusal = write(journal_key, epoch, { account })
 if not written then return 'failed ' .. refusal end
--- One that has used something stays: its entries may not be in the ledger when it would expire.
-if ttl_ms == '0' or account.used > 0 or account.hold_count > 0 then redis.call('PERSIST', account_key)
-else redis.call('PEXPIRE', account_key, ttl_ms) end
+-- What has units stays. So does what had some until now: it goes when the ledger is known to have its last entry.
+if ttl_ms == '0' then redis.call('PERSIST', account_key)
+elseif not has_units(account) and account.entry == entry then redis.call('PEXPIRE', account_key, ttl_ms) end
 if tonumber(head[3] or '0') < tonumber(catalog_version) then
   redis.call('HSET', head_key, catalog_field, catalog_version)
 end

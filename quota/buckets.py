@@ -166,5 +166,9 @@ def last(number: int | None) -> int:
     return MAX_AMOUNT if number is None else number
 
 
+def contains(window: Period, at_ms: int) -> bool:
+    return window.start_ms <= at_ms < last(window.end_ms)
+
+
 def is_past(instant_ms: int | None, at_ms: int) -> bool:
     return instant_ms is not None and instant_ms <= at_ms

@@ -127,6 +127,20 @@ def parsed_cap_windows(text: str) -> tuple[tuple[str, int], ...]:
     return tuple((kind, int(start)) for kind, start in pairs)
 
 
+def detail_of_charge(at_ms: int, window: Window) -> str:
+    """What `modes.charge` reads: the instant of the request, and the window that it lies in by today's terms."""
+    return f"{at_ms} {window}"
+
+
+def detail_of_refund(
+    place: str, taken: int, *, refunded: int, epoch: int, parts: str, caps: str, sealed: str | None
+) -> str:
+    """What `modes.refund` reads of one entry: where it stands and what it took; how much of that was given back, as the
+    ledger knew it in this `epoch`; its parts and capped windows, as in the journal; and the words of the window that it
+    is sealed in, None as far as the ledger knows of none."""
+    return f"{place} {taken} {refunded} {epoch} {parts} {caps} {sealed or ''}"
+
+
 def joined(texts: Iterable[object], separator: str = ",") -> str:
     """As the scripts read a list; `-` cannot be in one, so an empty list of parts or windows is written as it."""
     return separator.join(map(str, texts))

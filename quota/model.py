@@ -11,7 +11,7 @@ Where units come from and go back to stands in quota/buckets.py.
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 
-from quota.buckets import Buckets, Cap, Entry, Grant, Part, Taking, Terms, is_past, last, order, split
+from quota.buckets import Buckets, Cap, Entry, Grant, Part, Taking, Terms, contains, is_past, last, order, split
 from quota.entitlement import warning_level
 from quota.identifiers import MAX_AMOUNT
 from quota.periods import Period
@@ -28,6 +28,7 @@ class Account(Buckets):
     holds: dict[int, Taking] = field(default_factory=dict)
     refunded: dict[int, int] = field(default_factory=dict)
     seals: list[tuple[int, Period]] = field(default_factory=list)  # the number of each `close`, and what it closed
+    cut: list[Period] = field(default_factory=list)  # windows whose place the running one took before they were over
     denials: tuple[int, int, int, int] = (0, 0, 0, 0)  # since_ms, told, untold, untold units
     entries: list[Entry] = field(default_factory=list)
 
@@ -130,11 +131,12 @@ class Account(Buckets):
         self.warn()
 
     def charge(self, amount: int, at_ms: int, window: Period, now_ms: int) -> Taking:
-        """Units let through while nobody could count: even above the limit, in the period of their instant."""
+        """Units let through while nobody could count: even above the limit, in the windows of their instant. `window`
+        is the one that today's terms say, for an instant of which the account remembers nothing."""
         self.let_go(now_ms)
-        if at_ms < self.period.start_ms:
-            return self._book("consume", Taking(len(self.entries), amount, (Part(amount),), (), sealed=window))
-        taking = self.take(amount)
+        if closed := self._closed_at(at_ms, window):
+            return self._book("consume", Taking(len(self.entries), amount, (Part(amount),), (), sealed=closed))
+        taking = self.take(amount, tuple(cap for cap in self.cap_windows() if contains(cap, at_ms)))
         self.warn()
         return taking
 
@@ -157,6 +159,8 @@ class Account(Buckets):
         before = self.limit
         if last(period.end_ms) <= max(self.period.start_ms, *(seal.end_ms or 0 for _, seal in self.seals[-1:]), 0):
             period = self.period  # the clock stepped back: what was sealed is not opened again
+        if period != self.period:
+            self.cut.append(self.period)
         if (period.kind, period.start_ms) != (self.period.kind, self.period.start_ms) and self.used:
             moved, self.used = self.used, 0
             self._journal("close", 0, -moved)
@@ -198,16 +202,30 @@ class Account(Buckets):
         self.holds = {number: replace(hold, sealed=hold.sealed or self.period) for number, hold in self.holds.items()}
         self.grants = [replace(grant, taken=0, held=0) for grant in self.grants if grant.left]
         self.used = self.held = self.warned = 0
-        self.period = period
+        self.period, self.cut = period, []
+
+    def counted_from_ms(self) -> int:
+        """Since when the running period counts: windows that it took the place of left it what they had counted."""
+        return min(window.start_ms for window in (*self.cut, self.period))
+
+    def _closed_at(self, at_ms: int, window: Period) -> Period | None:
+        """The window that is over in which an instant lies; None: what was used then counts in the running one."""
+        if at_ms >= self.period.start_ms:
+            return None
+        sealed = self.seals[-1][1] if self.seals else None
+        if sealed and contains(sealed, at_ms):
+            return sealed
+        is_older = sealed is not None and at_ms < sealed.start_ms
+        return window if is_older or at_ms < self.counted_from_ms() else None
 
     def _may_grow(self, hold: Taking) -> bool:
         """More than was held counts in the windows of the hold, so a limited one must still be running."""
         is_bounded = not self.terms.is_soft and (self.terms.limit is not None or self.caps)
         return not is_bounded or (not hold.sealed and set(self.cap_windows()) <= set(hold.caps))
 
-    def take(self, amount: int) -> Taking:
+    def take(self, amount: int, caps: tuple[Period, ...]) -> Taking:
         """Takes without asking."""
-        taking = Taking(len(self.entries), amount, self.draw(amount), self.cap_windows())
+        taking = Taking(len(self.entries), amount, self.draw(amount), caps)
         self.spend(taking.caps, amount)
         return self._book("consume", taking)
 
@@ -275,7 +293,7 @@ def consume_all(charges: list[tuple[Account, int]], now_ms: int) -> list[Taking]
             account.deny(amount, bound, now_ms)
     if any(bounds):
         return None
-    taken = [account.take(amount) for account, amount in charges]
+    taken = [account.take(amount, account.cap_windows()) for account, amount in charges]
     for account, _ in charges:
         account.warn()
     return taken

@@ -2,7 +2,9 @@
 -- never half understood.
 --
 -- A table has: key, used, held, limit (nil: unlimited), enforcement, nature, start, period_end (nil: never), window,
--- entry, warned, grants, caps, hold_count, first_expiry, holds (nil: not looked at), denials, seal, sealed, expired_ms.
+-- epoch, version, until_ms, entry, warned, grants, newest_grant, caps, hold_count, first_expiry, holds (nil: not
+-- looked at), hold_changes, denials, seal (places of the last two), sealed (words of the last), expired_ms, found (the
+-- texts it was read from), counted_from (since when the running period counts, if it took the place of an earlier one).
 
 local function parsed_grants(text)
   local grants = {}
@@ -66,6 +68,7 @@ local function parts_text(parts)
 end
 
 local WINDOW = '^(%-?%d+) (%-?%d*) %S+ %l+ %S+ %S+$'
+local WITHOUT_PLAN = ' ~ ' -- in the words of a window
 
 -- A hold is `amount expires parts caps`, and the words of its period once that has been closed. Raises when damaged.
 local function hold_text(hold)
@@ -75,8 +78,8 @@ end
 
 local function parsed_hold(place, text)
   local amount, expires, parts, caps, sealed = string.match(text, '^(%d+) (%d+) (%S+) (%S+) ?(.*)$')
-  local hold = { place = place, amount = tonumber(amount), expires = tonumber(expires), parts = parsed_parts(parts or ''),
-    caps = caps or '', sealed = sealed ~= '' and sealed or nil }
+  local hold = { place = place, amount = tonumber(amount), expires = tonumber(expires),
+    parts = parsed_parts(parts or ''), caps = caps or '', sealed = sealed ~= '' and sealed or nil }
   if hold_text(hold) ~= text or (hold.sealed and not string.find(hold.sealed, WINDOW)) then
     error('the hold ' .. place .. ' is damaged', 0)
   end
@@ -90,14 +93,19 @@ local function by_place(one, other)
   return tonumber(one_n) < tonumber(other_n)
 end
 
--- The windows of an account's caps, as a taking remembers them.
-local function cap_windows(account)
+-- The windows of an account's caps, or those of them that hold an instant, as a taking remembers them.
+local function cap_windows(account, at_ms)
   local texts = {}
-  for place, cap in ipairs(account.caps) do texts[place] = cap.kind .. ':' .. cap.start end
+  for _, cap in ipairs(account.caps) do
+    if not at_ms or (tonumber(cap.start) <= at_ms and at_ms < cap.till) then
+      texts[#texts + 1] = cap.kind .. ':' .. cap.start
+    end
+  end
   return #texts > 0 and table.concat(texts, ',') or '-'
 end
 
-local OPTIONAL = { 'held', 'grants', 'caps', 'warned', 'denials', 'seal', 'sealed', 'newest_grant', 'expired' }
+local OPTIONAL = { 'held', 'grants', 'caps', 'warned', 'denials', 'seal', 'sealed', 'newest_grant', 'expired',
+  'counted_from' }
 local DENIALS = '^(%d+) (%d+) (%d+) (%d+)$'
 
 -- `window` is `<start_ms> <end_ms | -> <plan> <kind> <anchor> <levels>`. False when it is not.
@@ -117,6 +125,7 @@ local function has_damaged_options(account)
     or (found.sealed ~= '' and not string.find(found.sealed, WINDOW))
     or (found.newest_grant ~= '' and not whole(found.newest_grant))
     or (found.expired ~= '' and not whole(found.expired))
+    or (found.counted_from ~= '' and not whole(found.counted_from))
 end
 
 -- The account, or nil and what is wrong with it; nil alone when there is none.
@@ -137,11 +146,13 @@ local function load_account(key)
   account.held, account.hold_count, account.first_expiry, account.hold_changes = 0, 0, NEVER, {}
   if found.held ~= '' then
     local held, hold_count, first_expiry = string.match(found.held, '^(%d+) (%d+) (%d+)$')
-    account.held, account.hold_count, account.first_expiry = tonumber(held), tonumber(hold_count), tonumber(first_expiry)
+    account.held, account.hold_count = tonumber(held), tonumber(hold_count)
+    account.first_expiry = tonumber(first_expiry)
   end
   account.grants, account.caps = parsed_grants(found.grants), parsed_caps(found.caps)
   account.warned, account.denials = tonumber(found.warned) or 0, found.denials
   account.seal, account.sealed, account.expired_ms = found.seal, found.sealed, tonumber(found.expired) or 0
+  account.counted_from = tonumber(found.counted_from)
   account.newest_grant = found.newest_grant ~= '' and found.newest_grant or '0'
   if not account.used or not epoch or not set_window(account, window or '') or (limit ~= '-' and not account.limit)
     or has_damaged_options(account) then

@@ -184,7 +184,8 @@ end
 -- Ten a minute are told one by one, the others as one sum, when the next denial or the period's end comes.
 local function deny(account, amount, bound, about)
   local since, told, untold, units = string.match(account.denials, DENIALS)
-  since, told, untold, units = tonumber(since or '0'), tonumber(told or '0'), tonumber(untold or '0'), tonumber(units or '0')
+  since, told = tonumber(since) or 0, tonumber(told) or 0
+  untold, units = tonumber(untold) or 0, tonumber(units) or 0
   if now_ms < since or now_ms >= since + MINUTE_MS then
     tell_denials(account)
     since, told, untold, units = now_ms, 0, 0, 0
@@ -219,5 +220,5 @@ local function close(account)
       kept[#kept + 1] = grant
     end
   end
-  account.grants, account.used, account.held, account.warned = kept, 0, 0, 0
+  account.grants, account.used, account.held, account.warned, account.counted_from = kept, 0, 0, 0, nil
 end

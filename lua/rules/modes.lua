@@ -202,21 +202,33 @@ function modes.set(request)
   return warn_all(request)
 end
 
--- Units that were let through while nobody could count: charged even above the limit, in the period of their instant.
--- detail: `<instant_ms> <words of the window that it lies in>`
+-- The words of the window that is over in which an instant lies; nil: what was used then counts in the running one.
+local function closed_at(account, at_ms, window)
+  local start = tonumber(account.start)
+  if at_ms >= start then return nil end
+  local sealed_start, sealed_end = string.match(account.sealed, '^(%S+) (%S+)')
+  sealed_start, sealed_end = tonumber(sealed_start) or 0, tonumber(sealed_end) or 0
+  if at_ms >= sealed_start and at_ms < sealed_end then return account.sealed end
+  if at_ms >= math.max(account.counted_from or start, sealed_end) then return nil end
+  return window
+end
+
+-- Units that were let through while nobody could count: charged even above the limit, in the windows of their instant.
+-- detail: `<instant_ms> <words of the window that it lies in by today's terms, if the account does not remember it>`
 function modes.charge(request)
   for _, charge in ipairs(request) do
     if charge.account.used + charge.account.held + charge.amount > MAX_AMOUNT then return 'crowded' end
   end
   for place, charge in ipairs(request) do
     local account = charge.account
-    local at_ms, window = string.match(charge.detail, '^(%d+) (.+)$')
-    if tonumber(at_ms) < tonumber(account.start) then
-      charge.sealed = window
-      local words = neighbours(request, place, { sealed = window })
+    local at_text, window = string.match(charge.detail, '^(%d+) (.+)$')
+    local at_ms = tonumber(at_text)
+    charge.sealed = closed_at(account, at_ms, window)
+    if charge.sealed then
+      local words = neighbours(request, place, { sealed = charge.sealed })
       book(account, 'consume', charge.amount, { { units = charge.amount } }, '-', words)
     else
-      local parts, windows = draw(account, charge.amount), cap_windows(account)
+      local parts, windows = draw(account, charge.amount), cap_windows(account, at_ms)
       spend(account, windows, charge.amount)
       book(account, 'consume', charge.amount, parts, windows, neighbours(request, place, {}))
     end

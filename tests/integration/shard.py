@@ -14,7 +14,7 @@ from redis.exceptions import NoScriptError
 import lua
 from quota import counters, keys, protocol
 from quota.entitlement import Entitlement
-from quota.formats import NONE, CapState, Terms, Window, joined
+from quota.formats import NONE, CapState, Terms, Window, detail_of_refund, joined
 from quota.journal import About, Entry, Journal, encode_about, parsed_entry
 from quota.keys import AccountName
 from quota.periods import DAY_MS, Period, PeriodKind
@@ -100,9 +100,9 @@ class Shard:
 
     def refund(self, taken: Entry, amount: int, *, known: int = 0, epoch: int = 1, sealed: str = "") -> Reply:
         """Of one entry, of which the ledger knows so much to have been given back."""
-        parts = joined(taken.parts) or NONE
         caps = joined(f"{kind}:{start}" for kind, start in taken.cap_windows) or NONE
-        detail = f"{taken.place} {taken.amount} {known} {epoch} {parts} {caps} {sealed}"
+        words = {"parts": joined(taken.parts) or NONE, "caps": caps, "sealed": sealed}
+        detail = detail_of_refund(str(taken.place), taken.amount, refunded=known, epoch=epoch, **words)
         refunds_key = keys.refunds(self.number, taken.place.epoch, taken.receipt_first_n)
         return self.do(Mode.REFUND, (amount, detail), metric=taken.account.metric, refunds_key=refunds_key)
 

@@ -14,7 +14,7 @@ import lua
 from quota import keys, protocol
 from quota.buckets import Cap, Grant, Part, Taking, Terms
 from quota.entitlement import Entitlement
-from quota.formats import CapState, GrantState, Window
+from quota.formats import CapState, GrantState, Window, detail_of_charge, detail_of_refund
 from quota.formats import Terms as Words
 from quota.journal import Place
 from quota.keys import AccountName
@@ -36,14 +36,15 @@ class Offer:
     terms: Terms
     kind: PeriodKind
     caps: tuple[tuple[PeriodKind, int], ...] = ()
+    anchor_ms: int | None = None
 
     def entitlement(self) -> Entitlement:
         terms = self.terms
-        words = ("soft" if terms.is_soft else "hard", self.kind, None, terms.warn_at_pct)
+        words = ("soft" if terms.is_soft else "hard", self.kind, self.anchor_ms, terms.warn_at_pct)
         return Entitlement("plan", terms.limit, *words, "level" if terms.is_level else "counter")
 
     def period(self, now_ms: int) -> Period:
-        return period_at(self.kind, now_ms)
+        return period_at(self.kind, now_ms, self.anchor_ms)
 
     def cap_windows(self, now_ms: int) -> dict[str, Period]:
         return {kind.value: period_at(kind, now_ms) for kind, _ in self.caps}
@@ -255,7 +256,8 @@ class World:
             sealed = " ".join(line[11:]) if taking.sealed else ""
             if not sealed and seals and ledger_knows:
                 sealed = " ".join(pair.lines[seals[0]][11:])
-            detail = f"{place} {taking.amount} {known} 1 {line[8]} {line[9]} {sealed}"
+            words = {"parts": line[8], "caps": line[9], "sealed": sealed}
+            detail = detail_of_refund(str(place), taking.amount, refunded=known, epoch=1, **words)
             charges.append((pair, amount, detail))
             given = pair.model.checked(self.now_ms).refund(taking, amount, self.now_ms)
             total += given or 0
@@ -286,11 +288,20 @@ class World:
         self.do(step, [pair], "allowed", lambda: pair.model.set(used, self.now_ms))
 
     def charge(self, pair: Pair, amount: int, at_ms: int) -> None:
-        """Forced: in the period of its instant."""
-        window = pair.offer.period(at_ms)
-        detail = f"{at_ms} {Window(window, self.words(pair))}"
-        step = self.step(Mode.CHARGE, [(pair, amount, detail)])
-        taking = self.do(step, [pair], "allowed", lambda: pair.model.charge(amount, at_ms, window, self.now_ms))
+        """Forced: in the windows of its instant."""
+        window = Window(pair.offer.period(at_ms), self.words(pair))
+        step = self.step(Mode.CHARGE, [(pair, amount, detail_of_charge(at_ms, window))])
+        taking = self.do(step, [pair], "allowed", lambda: pair.model.charge(amount, at_ms, window.period, self.now_ms))
+        if taking.sealed:
+            last_seal = pair.model.seals[-1] if pair.model.seals else (0, None)
+            is_known = taking.sealed == last_seal[1]
+            words = " ".join(pair.lines[last_seal[0]][11:]) if is_known else str(window)
+            assert " ".join(pair.lines[taking.number][11:]) == words, "booked under other words than it was sealed with"
+            self.seen[f"charge of the window {'that was sealed last' if is_known else 'of its instant'}"] += 1
+        else:
+            self.seen[f"charge {'before' if at_ms < pair.model.period.start_ms else 'within'} the running period"] += 1
+            of_caps = len(pair.model.caps) - len(taking.caps)
+            self.seen["charge before a cap's window"] += bool(of_caps)
         self.receipts.append(Receipt(((pair, taking),)))
 
     # What can be seen
@@ -362,7 +373,7 @@ def assert_said(state: AccountState, model: Account) -> None:
 
 def assert_hash(pair: Pair, found: dict[str, str]) -> None:
     model = pair.model
-    hold_texts = {}
+    hold_texts, counted_from_ms = {}, model.counted_from_ms()
     for number, hold in model.holds.items():
         text = f"{hold.amount} {hold.expires_ms} {parts_text(hold.parts)} {caps_text(hold.caps)}"
         if hold.sealed:
@@ -381,6 +392,7 @@ def assert_hash(pair: Pair, found: dict[str, str]) -> None:
         ),
         "warned": str(model.warned) if model.warned else "",
         "expired": str(model.expired_ms) if model.expired_ms else "",
+        "counted_from": str(counted_from_ms) if counted_from_ms < model.period.start_ms else "",
         **hold_texts,
     }
     seen = {name: found.get(name, "") for name in wanted}

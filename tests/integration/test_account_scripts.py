@@ -201,17 +201,6 @@ class TestProvision:
         assert shard.provision(shard.opening(period=sealed)) == "provisioned"
         assert (len(shard.entries()), shard.used(), window_of(shard).period) == (before, 2, NOTHING)
 
-    def test_the_note_that_there_is_no_plan_goes_away_by_itself_and_a_plan_makes_it_stay(self, shard: Shard) -> None:
-        nobody = on_plan(None, 0, PeriodKind.LIFETIME)
-        shard.open(entitlement=nobody, period=NOTHING, ttl_ms=60_000)
-        assert 0 < shard.connection.pttl(shard.key()) <= 60_000
-        (reply,) = shard.consume(shard.step(1))
-        assert (reply.outcome, reply.accounts[0].window.terms.plan) == ("denied", None)
-        shard.provision(shard.opening())
-        assert shard.connection.pttl(shard.key()) == -1
-        shard.provision(shard.opening(entitlement=nobody, period=NOTHING, ttl_ms=60_000))
-        assert 0 < shard.connection.pttl(shard.key()) <= 60_000
-
     def test_units_that_were_used_are_not_forgotten_with_the_plan(self, shard: Shard) -> None:
         """A subscription is cancelled and bought again: the note in between must not take the units along."""
         shard.open(limit=10).consume(shard.step(4))

@@ -34,7 +34,8 @@ def opened(shard: ClockedShard) -> str:
     return place
 
 
-FIELDS = ["state", "rule", "window", "held", "grants", "caps", "warned", "denials", "seal", "expired", "hold"]
+OPTIONAL = ["held", "grants", "newest_grant", "caps", "warned", "denials", "seal", "sealed", "expired", "counted_from"]
+FIELDS = ["state", "rule", "window", *OPTIONAL, "hold"]
 NONSENSE = [
     "nonsense",
     "-1",

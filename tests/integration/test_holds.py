@@ -6,8 +6,9 @@ import pytest
 
 from quota import protocol
 from quota.entitlement import Entitlement
-from quota.formats import GrantState, Window
-from quota.periods import DAY_MS, Period, PeriodKind
+from quota.formats import CapState, GrantState, Window, detail_of_charge
+from quota.journal import Entry
+from quota.periods import DAY_MS, Period, PeriodKind, period_at
 from quota.protocol import Mode
 from quota.replies import Outcome
 from tests.integration.shard import SERVERS, SHARD, WARN_AT_PCT, ClockedShard, clocked_shard_on, moves
@@ -171,20 +172,78 @@ def test_a_level_is_given_back_and_set_and_never_stands_below_zero(shard: Clocke
     assert moves(shard.entries())[1:] == [("release", 1, -1, 3), ("set", 12, 9, 12), ("warned", 100, 0, 12)]
 
 
-def test_what_was_let_through_is_charged_above_the_limit_and_in_the_period_of_its_instant(shard: ClockedShard) -> None:
-    shard.open(limit=10).consume(shard.step(8))
-    old = Window(shard.window(-40, -10), shard.words().terms)
-    now = shard.do(Mode.CHARGE, (5, f"{shard.now_ms()} {shard.words()}"))
-    before = shard.do(Mode.CHARGE, (7, f"{old.period.start_ms} {old}"))
-    assert (now.outcome, before.outcome, shard.used()) == (Outcome.ALLOWED, Outcome.ALLOWED, 13)
-    late = shard.entries()[-1]
-    assert (late.change, late.used_after, late.window) == (7, None, old)
-
-
 def test_what_cannot_be_counted_is_neither_set_nor_charged(shard: ClockedShard) -> None:
     shard.open(limit=None).hold(2)
     most = 2**53 - 1
     assert shard.do(Mode.SET, (most - 1, "")).outcome is Outcome.CROWDED
     assert shard.do(Mode.SET, (most - 2, "")).outcome is Outcome.ALLOWED
-    assert shard.do(Mode.CHARGE, (1, f"{shard.now_ms()} {shard.words()}")).outcome is Outcome.CROWDED
+    assert shard.do(Mode.CHARGE, (1, detail_of_charge(shard.now_ms(), shard.words()))).outcome is Outcome.CROWDED
     assert shard.do(Mode.COMMIT, (None, "1-0")).accounts[0].used == most
+
+
+class TestWhatWasLetThrough:
+    """In an outage: charged later, in the windows of its instant."""
+
+    def charge(self, shard: ClockedShard, at_ms: int, begins_in_days: int, ends_in_days: int) -> Entry:
+        """One unit, whose window today's terms say to be that one; its entry."""
+        detail = detail_of_charge(at_ms, shard.words(begins_in_days, ends_in_days))
+        reply = shard.do(Mode.CHARGE, (1, detail))
+        return next(each for each in shard.entries() if each.place.n == reply.first_n)
+
+    def test_it_is_charged_above_the_limit_and_in_the_period_of_its_instant(self, shard: ClockedShard) -> None:
+        shard.open(limit=10).consume(shard.step(8))
+        old = Window(shard.window(-40, -10), shard.words().terms)
+        now = shard.do(Mode.CHARGE, (5, detail_of_charge(shard.now_ms(), shard.words())))
+        before = shard.do(Mode.CHARGE, (7, detail_of_charge(old.period.start_ms, old)))
+        assert (now.outcome, before.outcome, shard.used()) == (Outcome.ALLOWED, Outcome.ALLOWED, 13)
+        late = shard.entries()[-1]
+        assert (late.change, late.used_after, late.window) == (7, None, old)
+
+    def test_what_was_let_through_yesterday_does_not_spend_the_cap_of_today(self, shard: ClockedShard) -> None:
+        day, week = (period_at(kind, shard.now_ms()) for kind in (PeriodKind.DAY, PeriodKind.WEEK))
+        last_week = week.start_ms - 1
+        shard.open(limit=100, caps=(CapState(day, 5), CapState(week, 5)))
+        found = [self.charge(shard, at_ms, -10, 20).cap_windows for at_ms in (last_week, day.start_ms, shard.now_ms())]
+        both = (("day", day.start_ms), ("week", week.start_ms))
+        assert found == [(), both, both]
+        assert (shard.used(), shard.account()["caps"]) == (3, f"{CapState(day, 5, 2)};{CapState(week, 5, 2)}")
+
+    def test_it_is_booked_under_the_words_that_its_period_was_sealed_with(self, shard: ClockedShard) -> None:
+        """Not under those that somebody works out from the terms of today."""
+        old = shard.words(-40, -10)
+        shard.open(period=old.period).roll(old.period)
+        late = [
+            self.charge(shard, at_ms, -35, -5).window for at_ms in (old.period.start_ms, shard.window().start_ms - 1)
+        ]
+        assert late == [old, old]
+        assert self.charge(shard, old.period.start_ms - 1, -70, -40).window == shard.words(-70, -40)
+
+    def test_it_counts_now_if_the_period_of_its_instant_was_cut_short(self, shard: ClockedShard) -> None:
+        """The anchor moved, and what was used of the old period moved on: so does this."""
+        sealed, cut, running = shard.window(-40, -10), shard.window(-10, 20), shard.window(-2, 28)
+        shard.open(period=sealed).roll(sealed)
+        shard.consume(shard.step(3))
+        assert shard.provision(shard.opening(period=running)) == "provisioned"
+        entry = self.charge(shard, cut.start_ms, -32, -2)
+        assert (entry.used_after, entry.window.period, shard.used()) == (4, running, 4)
+        assert self.charge(shard, cut.start_ms - 1, -32, -2).window.period == sealed
+
+    def test_it_does_not_count_now_if_nobody_asked_in_the_period_of_its_instant(self, shard: ClockedShard) -> None:
+        """The account was idle, so that what was sealed last is not what came before."""
+        sealed, idle = shard.window(-70, -40), shard.words(-40, -10)
+        shard.open(period=sealed)
+        assert shard.run(protocol.roll(SHARD, shard.key(), sealed, shard.words())) == "rolled"
+        entry = self.charge(shard, idle.period.start_ms, -40, -10)
+        assert (entry.used_after, entry.window, shard.used()) == (None, idle, 0)
+
+    def test_what_is_older_than_the_last_seal_does_not_count_now_whatever_ran_in_between(
+        self, shard: ClockedShard
+    ) -> None:
+        """A lifetime began long before that seal, and still the units of then were sealed then."""
+        sealed, older = shard.window(-40, -10), shard.words(-70, -40)
+        shard.open(period=sealed).roll(sealed)
+        lifetime = Entitlement("free", 10, "hard", PeriodKind.LIFETIME, None, WARN_AT_PCT)
+        shard.provision(shard.opening(entitlement=lifetime, period=Period(PeriodKind.LIFETIME, 0, None)))
+        shard.provision(shard.opening(period=shard.window(-2, 28)))
+        assert self.charge(shard, sealed.start_ms - 1, -70, -40).window == older
+        assert self.charge(shard, shard.window(-10).start_ms, -32, -2).used_after == 1

@@ -1,6 +1,7 @@
 """The scripts do what the model says, step by step, whatever callers, operators and the clock do."""
 
 from collections import Counter
+from dataclasses import replace
 
 import redis
 from hypothesis import HealthCheck, settings
@@ -17,12 +18,19 @@ from hypothesis.stateful import (
 from quota.buckets import Grant, Terms
 from quota.model import Account
 from quota.periods import DAY_MS, PeriodKind
-from tests.integration.side_by_side import Offer, Pair, World
+from tests.integration.side_by_side import START_MS, Offer, Pair, World
 
 STEPS_A_RUN, RUNS = 100, 150
 HOUR_MS, MINUTE_MS = 3_600_000, 60_000
 KINDS = [PeriodKind.DAY, PeriodKind.WEEK, PeriodKind.MONTH, PeriodKind.LIFETIME]
 SHORTER = {kind: KINDS[: KINDS.index(kind)] for kind in KINDS}
+WHERE_CHARGES_GO = (
+    "charge within the running period",
+    "charge before the running period",
+    "charge before a cap's window",
+    "charge of the window that was sealed last",
+    "charge of the window of its instant",
+)
 small = st.integers(0, 6)
 amounts = small | st.integers(0, 30)
 who = st.integers(0, 2)
@@ -145,6 +153,14 @@ class Scripts(RuleBasedStateMachine):
     def charge(self, place: int, amount: int, ago_ms: int) -> None:
         self.world.charge(self.ready(place)[0], amount, self.world.now_ms - ago_ms)
 
+    @rule(place=who, amount=small, choice=which, off_ms=st.sampled_from([-1, 0, 1]), steps_back=st.integers(0, 3))
+    def charge_at_an_edge(self, place: int, amount: int, choice: int, off_ms: int, steps_back: int) -> None:
+        """Of what is counted, of what was sealed, and of the windows before that."""
+        (pair,) = self.ready(place)
+        edges = begun_of(pair.model)
+        at_ms = edges[choice % len(edges)] - steps_back * DAY_MS + off_ms
+        self.world.charge(pair, amount, min(at_ms, self.world.now_ms))
+
     @rule(
         place=who, amount=st.integers(1, 9), priority=st.integers(-1, 1), ttl_ms=st.none() | ttls_ms, now=st.booleans()
     )
@@ -163,12 +179,20 @@ class Scripts(RuleBasedStateMachine):
         pair.offer = offer
         self.world.publish(pair)
 
+    @rule(place=st.integers(0, 1), ago_ms=st.sampled_from([0, 1, HOUR_MS, 9 * DAY_MS]))
+    def move_the_anchor(self, place: int, ago_ms: int) -> None:
+        pair = self.world.pairs[place]
+        kind = pair.offer.kind if pair.offer.kind is PeriodKind.LIFETIME else PeriodKind.MONTH
+        pair.offer = replace(pair.offer, kind=kind, anchor_ms=self.world.now_ms - ago_ms)
+        self.world.publish(pair)
+        self.world.make_ready(pair)
+
     @rule(place=who, limit=st.none() | st.integers(0, 40))
     def override(self, place: int, limit: int | None) -> None:
         pair = self.world.pairs[place]
         terms = pair.offer.terms
         changed = Terms(limit, terms.is_soft, terms.is_level, terms.warn_at_pct)
-        pair.offer = Offer(changed, pair.offer.kind, pair.offer.caps)
+        pair.offer = replace(pair.offer, terms=changed)
         self.world.publish(pair)
         self.world.make_ready(pair)
 
@@ -204,6 +228,14 @@ def edges_of(model: Account) -> list[int]:
     return [end for end in ends if end is not None] + [hold.expires_ms for hold in model.holds.values()]
 
 
+def begun_of(model: Account) -> list[int]:
+    """The instants at which something that was counted began."""
+    sealed = [edge for _, period in model.seals[-1:] for edge in (period.start_ms, period.end_ms or 0)]
+    caps = [cap.window.start_ms for cap in model.caps.values()]
+    known = [model.period.start_ms, model.counted_from_ms(), *sealed, *caps]
+    return [edge for edge in known if edge > 0] or [START_MS]
+
+
 calm = settings(
     max_examples=RUNS,
     stateful_step_count=STEPS_A_RUN,
@@ -218,3 +250,4 @@ def test_the_scripts_and_the_model_agree_at_every_one_of_ten_thousand_steps(conn
     machine = type("Scripts", (Scripts,), {"connection": connection, "seen": seen})
     run_state_machine_as_test(machine, settings=calm)
     assert seen["steps"] >= 10_000
+    assert all(seen[name] for name in WHERE_CHARGES_GO), seen
