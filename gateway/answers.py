@@ -147,7 +147,8 @@ def _denial(decision: Decision, catalog: Catalog) -> dict[str, Any]:
     limit, used, held, period = charge.bound
     remaining = None if limit is None else max(0, limit - used - held)
     per = "" if charge.cap is None else f" this {period.kind}"
-    detail = f"Not enough {charge.metric}{per}: {remaining or 0} left, {charge.amount} asked."
+    asked = f"{charge.more} more" if charge.of_hold else charge.amount
+    detail = f"Not enough {charge.metric}{per}: {remaining or 0} left, {asked} asked."
     if upgrade is not None:
         detail += " Upgrade your plan for more."
     return {

@@ -1,6 +1,7 @@
 """POST /v1/consume/batch: up to a thousand items, each with its own result, or all or none of one subject."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from gateway import answers, problems
+from gateway import answers, metrics, problems
 from gateway.admission import Admission
 from gateway.answers import Answer
 from gateway.bodies import BatchItem, BatchRequest, decoded, fingerprint
@@ -55,7 +56,7 @@ class Batch:
                 for each in demands
             )
         )
-        return _results(documents)
+        return _results(asking, documents)
 
     async def _document(self, demand: Demand, result: Result, catalog: Catalog, path: str) -> dict[str, Any]:
         if isinstance(result, CountersUnavailable):
@@ -93,9 +94,7 @@ class Batch:
         try:
             decided, catalog = await self._admission.decide(together)
         except CountersUnavailable as error:
-            await self._outage.let_through(together, error)
-            catalog = (await self._admission.catalogs.get(asking.tenant))[1]
-            return _results([_let_through(demand, demand.charges(catalog)) for demand in demands])
+            return _results(asking, await self._all_let_through(together, error))
         status, document = answers.consumed_document(decided, catalog, asking.path)
         whole = {charge.metric: charge for charge in decided.charges}
         documents = []
@@ -105,7 +104,20 @@ class Batch:
                 alone = replace(decided, charges=charges, operation=demand.operation)
                 status, document = answers.consumed_document(alone, catalog, asking.path)
             documents.append({"status": status, **document})
-        return _results(documents, decided.replayed)
+        return _results(asking, documents, decided.replayed)
+
+    async def _all_let_through(self, together: Demand, error: CountersUnavailable) -> list[dict[str, Any]]:
+        # Priced here, once: what is kept is the sum of what the items are told, whatever the catalog costs meanwhile.
+        catalog = self._admission.catalogs.known(together.tenant)
+        if catalog is None:
+            raise error
+        try:
+            documents = [_let_through(each, each.charges(catalog)) for each in together.together]
+            priced = replace(together, asked=together.charges(catalog), together=())
+        except QuotagateError:
+            raise error from error.__cause__  # that it cannot be priced is not what went wrong
+        await self._outage.let_through(priced, error)
+        return documents
 
 
 def _shares(demand: Demand, catalog: Catalog, whole: Mapping[str, Charged]) -> tuple[Charged, ...]:
@@ -138,7 +150,16 @@ def _demand_or_error(asking: Asking, place: int, raw: msgspec.Raw) -> Demand | Q
         return error
 
 
-def _results(documents: Sequence[dict[str, Any]], replayed: bool = False) -> Answer:
+def _outcome_of(document: Mapping[str, Any]) -> str | None:
+    """None of an item that was refused before anything was decided."""
+    if document["status"] == 200:
+        return "degraded" if "degraded" in document else "allowed"
+    return "denied" if document["code"] in {"QUOTA_EXCEEDED", "NO_SUBSCRIPTION"} else None
+
+
+def _results(asking: Asking, documents: Sequence[dict[str, Any]], replayed: bool = False) -> Answer:
+    for outcome, count in Counter(filter(None, map(_outcome_of, documents))).items():
+        metrics.decisions_of(asking.route, outcome).inc(count)
     headers = [("content-type", "application/json")]
     if replayed:
         headers.append(("idempotency-replayed", "true"))

@@ -8,6 +8,7 @@ from litestar import get, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery
 
+from gateway import paging
 from gateway.admission import Admission
 from gateway.resources import StrictRequest, caller, from_path
 from ledger import announcements, catalogs
@@ -69,12 +70,21 @@ def _plan_document(name: str, plan: Plan, document: dict[str, Any]) -> dict[str,
     return {"plan": name, "rank": plan.rank, "limits": document["plans"][name].get("limits", {})}
 
 
-@get("/v1/plans", opt={"scopes": ("read", "admin")}, summary="Plans with their limits, in the order of upgrades")
+@get(
+    "/v1/plans",
+    opt={"scopes": ("read", "admin"), "query": paging.QUERY},
+    summary="Plans with their limits, in the order of upgrades",
+)
 async def list_plans(request: StrictRequest, store: NamedDependency[Store]) -> dict[str, Any]:
     _, catalog = await store.run(caller(request).tenant, catalogs.newest, caller(request).tenant)
     document = to_document(catalog)
-    plans = sorted(catalog.plans.items(), key=lambda item: item[1].rank)
-    return {"items": [_plan_document(name, plan, document) for name, plan in plans], "next_cursor": None}
+    plans = sorted(catalog.plans.items(), key=_place_of_plan)
+    shown, next_cursor = paging.page(plans, _place_of_plan, tuple[int], request.query_params)
+    return {"items": [_plan_document(name, plan, document) for name, plan in shown], "next_cursor": next_cursor}
+
+
+def _place_of_plan(item: tuple[str, Plan]) -> tuple[int]:
+    return (item[1].rank,)  # no two plans have the same
 
 
 @get("/v1/plans/{plan:str}", opt={"scopes": ("read", "admin")}, summary="One plan")

@@ -47,6 +47,7 @@ class Consuming:
             decision, catalog = await self._admission.decide(demand)
         except CountersUnavailable as error:
             charges = await self._outage.let_through(demand, error)
+            metrics.decisions_of(asking.route, "degraded").inc()
             return answers.degraded(demand.subject, charges, demand.operation)
         metrics.decisions_of(asking.route, "allowed" if decision.allowed else "denied").inc()
         return answers.consumed(decision, catalog, asking.path)

@@ -176,7 +176,7 @@ def _of_resources() -> Schema:
             }
         ),
         "PlanWithLimits": closed(plan),
-        "Plans": closed({"items": array(reference("PlanWithLimits")), "next_cursor": NULL}),
+        "Plans": closed({"items": array(reference("PlanWithLimits")), "next_cursor": or_null(TEXT)}),
         "Subscription": closed({"subject": IDENTIFIER, "plan": IDENTIFIER, **subscription}),
         "Status": closed(
             {

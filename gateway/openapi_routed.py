@@ -5,6 +5,7 @@ from typing import Any
 
 from gateway.openapi_answers import IDENTIFIER, Schema
 from gateway.openapi_parts import KEY, Answered, json_body, link, responses
+from gateway.paging import DEFAULT_LIMIT, MAX_CURSOR_CHARACTERS, MAX_LIMIT
 
 Links = dict[str, Schema]
 
@@ -28,8 +29,23 @@ class Routed:
     body: str | None = None
     examples: dict[str, Any] = field(default_factory=dict)
     has_key: bool = False
+    is_paged: bool = False
 
 
+_PAGING: list[Schema] = [
+    {
+        "name": "limit",
+        "in": "query",
+        "description": "How many items at most",
+        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
+    },
+    {
+        "name": "cursor",
+        "in": "query",
+        "description": "`next_cursor` of the page before; the first page if left out",
+        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_CURSOR_CHARACTERS},
+    },
+]
 _OF_READING = (401, 403, 503)
 _OF_WRITING = (*_OF_READING, 413)
 _CATALOG = {
@@ -48,7 +64,7 @@ ROUTED = {
     ("/v1/catalog", "put"): Routed(
         "WriteCatalog", "CatalogChange", _OF_WRITING, body="Catalog", examples={"two plans": _CATALOG}
     ),
-    ("/v1/plans", "get"): Routed("ListPlans", "Plans", _OF_READING, links=_FIRST_PLAN),
+    ("/v1/plans", "get"): Routed("ListPlans", "Plans", _OF_READING, links=_FIRST_PLAN, is_paged=True),
     ("/v1/plans/{plan}", "get"): Routed("ReadPlan", "PlanWithLimits", (*_OF_READING, 404)),
     ("/v1/subjects/{subject}/status", "get"): Routed("ReadStatus", "Status", _OF_READING),
     ("/v1/subjects/{subject}/subscription", "get"): Routed("ReadSubscription", "Subscription", (*_OF_READING, 404)),
@@ -96,8 +112,9 @@ def complete(path: str, method: str, operation: Schema) -> None:
     for parameter in operation.get("parameters", ()):
         if parameter["in"] == "path":
             parameter |= {"schema": IDENTIFIER, "example": _EXAMPLES_IN_PATH[parameter["name"]]}
-    if routed.has_key:
-        operation["parameters"] = [*operation.get("parameters", ()), KEY]
+    added = [KEY] * routed.has_key + _PAGING * routed.is_paged
+    if added:
+        operation["parameters"] = [*operation.get("parameters", ()), *added]
     if routed.body is not None:
         operation["requestBody"] = json_body(routed.body, routed.examples)
     if path == "/health/ready":

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from msgspec import UNSET
 
-from gateway import answers
+from gateway import answers, metrics
 from gateway.admission import Admission
 from gateway.answers import Answer
 from gateway.bodies import CommitRequest, NothingRequest, ReservationRequest, decoded, fingerprint
@@ -51,6 +51,7 @@ class Reservations:
                 metric=request.metric,
             )
         decided = self._decision(demand, reply)
+        metrics.decisions_of(asking.route, "allowed" if decided.allowed else "denied").inc()
         if not decided.allowed:
             return answers.consumed(decided, catalog, asking.path)
         assert reply.first_n is not None, "a hold that was made has an entry"
@@ -67,7 +68,11 @@ class Reservations:
         reply, catalog = await self._admission.ask(demand)
         if reply.outcome is Outcome.NOT_HELD:
             raise ReservationSettled(f"this reservation {_WAS[await self._end_of(asking.tenant, name)]}")
-        return answers.consumed(self._decision(demand, reply), catalog, asking.path)
+        decided = self._decision(demand, reply)
+        if not decided.allowed:
+            metrics.decisions_of(asking.route, "denied").inc()
+            decided = await self._with_hold(asking.tenant, name, decided)
+        return answers.consumed(decided, catalog, asking.path)
 
     async def release(self, asking: Asking) -> Answer:
         name = Reservation.parsed(asking.name)
@@ -93,6 +98,13 @@ class Reservations:
 
     def _decision(self, demand: Demand, reply: Reply) -> Decision:
         return decision(demand, self._admission.shard_of(demand.tenant, demand.subject), reply)
+
+    async def _with_hold(self, tenant: str, name: Reservation, decided: Decision) -> Decision:
+        """A denied commit needs only what is more than was held."""
+        (charge,) = decided.charges
+        shard = self._admission.shard_of(tenant, name.subject)
+        held = await self._lookups.held(tenant, shard, name, charge.period.start_ms)
+        return replace(decided, charges=(replace(charge, of_hold=held),))
 
     async def _end_of(self, tenant: str, name: Reservation) -> str:
         """The kind of the entry that settled a reservation which is not open any more."""

@@ -22,7 +22,8 @@ class Bound(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Charged:
-    """One metric of a decision, as it is after it. `limit` None is unlimited; `plan_limit` is without grants."""
+    """One metric of a decision, as it is after it. `limit` None is unlimited; `plan_limit` is without grants.
+    `of_hold`: how much of `amount` the hold that was to be settled has in `held`, and in its caps, already."""
 
     metric: str
     amount: int
@@ -38,6 +39,7 @@ class Charged:
     caps: tuple[CapState, ...] = ()
     grants: tuple[LiveGrant, ...] = ()
     refunded: int | None = None
+    of_hold: int = 0
 
     @property
     def remaining(self) -> int | None:
@@ -49,11 +51,16 @@ class Charged:
         return 0 if self.limit is None else max(0, self.used - self.limit)
 
     @property
+    def more(self) -> int:
+        """What it would use beyond what counts already."""
+        return max(0, self.amount - self.of_hold)
+
+    @property
     def cap(self) -> CapState | None:
         """The cap that it ran into, when it fitted into the period; of several the one that ends last."""
-        if self.fits or (self.limit is not None and self.used + self.held + self.amount > self.limit):
+        if self.fits or (self.limit is not None and self.used + self.held + self.more > self.limit):
             return None
-        full = (cap for cap in self.caps if cap.spent + self.amount > cap.limit)
+        full = (cap for cap in self.caps if cap.spent + self.more > cap.limit)
         return max(full, key=lambda cap: cap.period.end_ms or 0, default=None)
 
     @property
@@ -68,8 +75,8 @@ class Charged:
     def need(self) -> Need:
         """What a plan would have to allow."""
         granted = 0 if self.limit is None or self.plan_limit is None else self.limit - self.plan_limit
-        caps = {cap.period.kind.value: cap.spent + self.amount for cap in self.caps}
-        return Need(max(0, self.used + self.held + self.amount - granted), self.amount, caps)
+        caps = {cap.period.kind.value: cap.spent + self.more for cap in self.caps}
+        return Need(max(0, self.used + self.held + self.more - granted), self.amount, caps)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ within one turn of the event loop goes out as one call, in which each request su
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar
 
 from redis.exceptions import ResponseError
 
@@ -24,6 +25,7 @@ MODES_TAKEN_BACK = frozenset((Mode.CONSUME, Mode.HOLD, Mode.GIVE))
 refund gives back no more than is left (a part of it, repeated without a key, may be given back twice)."""
 
 Waiting = tuple[Step, asyncio.Future[Reply]]
+E = TypeVar("E", bound=Exception)
 
 
 class Gathering:
@@ -88,7 +90,7 @@ def is_of_unknown_outcome(error: Exception) -> bool:
     return isinstance(error, CountersUnavailable) and not isinstance(error.__cause__, ResponseError | None)
 
 
-def told_of(step: Step, error: Exception) -> Exception:
+def told_of(step: Step, error: E) -> E | CountersUnavailable:
     """The error in the words of one step: what may have come of it, and what its caller can do."""
     if step.mode is Mode.CHECK or not is_of_unknown_outcome(error):
         return error

@@ -1,9 +1,13 @@
-"""Changes of catalog and plan: seen by the next request, and never at the cost of what was used or answered."""
+"""Changes of catalog and plan: seen by the next request, and never at the cost of what was used or answered; and the
+list of plans."""
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.conftest import Tenant
 from tests.system import System
@@ -76,3 +80,50 @@ def test_a_query_parameter_that_a_route_does_not_know_is_refused(make_tenant: Ma
     tenant = make_tenant(CATALOG)
     answer = tenant.client.get("/v1/subjects/u/status?at=2020-01-01T00:00:00Z")
     assert (answer.status_code, answer.json()["field"]) == (400, "at")
+
+
+class TestPlans:
+    """The list that pages first; the others do it by the same means."""
+
+    @pytest.fixture
+    def tenant(self, make_tenant: MakeTenant) -> Tenant:
+        ranks = random.Random(1).sample(range(1000), 150)
+        return make_tenant({"metrics": {}, "plans": {f"p{rank}": {"rank": rank} for rank in ranks}})
+
+    def page(self, tenant: Tenant, **query: str | int) -> tuple[list[int], str | None]:
+        answer = tenant.client.get("/v1/plans", params=query)
+        assert answer.status_code == 200, answer.text
+        return [each["rank"] for each in answer.json()["items"]], answer.json()["next_cursor"]
+
+    def test_pages_of_any_size_add_up_to_the_whole_list_in_its_order(self, tenant: Tenant) -> None:
+        whole, end = self.page(tenant, limit=1000)
+        assert (whole, len(whole), end) == (sorted(whole), 150, None)
+        for limit in (1, 7, 50, 149, 150):
+            found, cursor = self.page(tenant, limit=limit)
+            pages = 1
+            while cursor is not None:
+                items, cursor = self.page(tenant, limit=limit, cursor=cursor)
+                assert 0 < len(items) <= limit
+                assert items[0] > found[-1]
+                found, pages = found + items, pages + 1
+            assert (found, pages) == (whole, -(-150 // limit))
+
+    def test_a_page_has_a_hundred_items_if_nobody_says_how_many(self, tenant: Tenant) -> None:
+        items, cursor = self.page(tenant)
+        assert (len(items), cursor is None) == (100, False)
+
+    def test_what_is_taken_out_meanwhile_shifts_nothing(self, tenant: Tenant) -> None:
+        whole, _ = self.page(tenant, limit=1000)
+        _, cursor = self.page(tenant, limit=10)
+        left = {f"p{rank}": {"rank": rank} for rank in whole if rank != whole[9]}
+        assert tenant.client.put("/v1/catalog", json={"metrics": {}, "plans": left}).status_code == 200
+        assert self.page(tenant, limit=5, cursor=cursor or "")[0] == whole[10:15]
+
+    def test_a_limit_or_a_cursor_that_is_none_is_refused(self, tenant: Tenant) -> None:
+        limits = ("0", "1001", "-1", "1.0", "1e2", "ten", "", "5&limit=6", "10000")
+        cursors = ("", "x", "WzFd&cursor=WzFd", "WyJhIl0", "WzEsMl0", "%ff", "W" * 2000)
+        queries = [f"limit={each}" for each in limits] + [f"cursor={each}" for each in cursors] + ["page=2"]
+        for query in queries:
+            answer = tenant.client.get(f"/v1/plans?{query}")
+            field = query.partition("=")[0]
+            assert (answer.status_code, answer.json()["field"]) == (400, field), query

@@ -45,6 +45,7 @@ ROWS = [
     Unsayable({"GiveGrant"}, "expires_at lies in the past", "what time it is"),
     Unsayable({"GiveGrant", "WriteSubscription"}, "there is no such instant", "that an offset leads out of all years"),
     Unsayable({"WriteSubscription"}, "the catalog has no add-on", "what the catalog has"),
+    Unsayable({"ListPlans"}, "cursor is not one that this list has given out", "what was given out"),
 ]
 
 

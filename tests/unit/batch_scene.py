@@ -1,24 +1,28 @@
 """Batches with their surroundings."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 
 from gateway.batch import Batch
 from gateway.hot import Asking
+from gateway.keeping import Keeping
 from gateway.outage import Outage
+from ledger import outages
 from quota.catalog import Catalog, Limit, Metric, Operation, Plan
 from quota.decisions import Decision, decision
 from quota.demands import Demand
 from quota.errors import CountersUnavailable
-from quota.gathering import MAX_BATCH_STEPS
+from quota.gathering import MAX_BATCH_STEPS, told_of
 from quota.journal import decode_about
 from quota.protocol import Step
 from quota.replies import AccountState, Outcome, Reply, Verdict
 from tests.unit.entries import MONTH
-from tests.unit.fakes import FakeAdmission, FakeCatalogs, FakeCounters, FakeStore, KeptOutages
+from tests.unit.fakes import FakeAdmission, FakeCatalogs, FakeStore, KeptOutages
 
 CATALOG = Catalog(
     metrics={"a": Metric(), "b": Metric(), "free": Metric(on_outage="allow")},
@@ -60,13 +64,19 @@ class Counters:
         self.calls: list[list[Step]] = []
         self.words: dict[str, list[Outcome]] = {}
         self.fails_at: int | None = None
+        self.failure: Exception | None = TimeoutError()
 
-    async def decide_in_order(self, steps: Sequence[Step]) -> list[Reply]:
+    async def decide_in_order(self, steps: Sequence[Step]) -> list[Reply | CountersUnavailable]:
+        """`failure` is what the call that fails ends with; without one it is never sent."""
         assert len(steps) <= MAX_BATCH_STEPS
         self.calls.append(list(steps))
-        if len(self.calls) == self.fails_at:
-            raise CountersUnavailable("the counters did not answer in time")
-        return [self._reply(each) for each in steps]
+        if len(self.calls) != self.fails_at:
+            return [self._reply(each) for each in steps]
+        if self.failure is None:
+            raise CountersUnavailable("the counters do not answer; nothing was charged")
+        error = CountersUnavailable("the counters did not answer in time")
+        error.__cause__ = self.failure
+        return [told_of(each, error) for each in steps]
 
     def _reply(self, each: Step) -> Reply:
         words = self.words.get(subject_of(each), [])
@@ -88,9 +98,11 @@ class Scene:
         self.admission = Admission(FakeCatalogs(CATALOG, newest))
         self.counters = Counters()
         self.kept = KeptOutages()
-        self.store = FakeStore(self.kept.statements())
-        around: Any = (self.admission, FakeCounters(), self.store, None)
-        self.outage = Outage(*around)
+        self.store = FakeStore({outages.keep: self.kept.keep})
+        nowhere: Any = None
+        self.keeping = Keeping(self.store, nowhere)  # type: ignore[arg-type]
+        asked: Any = SimpleNamespace(catalogs=self.admission.catalogs, now_ms=lambda: 42)
+        self.outage = Outage(asked, self.keeping)
 
     def send(self, *items: Any, key: str | None = None, **more: Any) -> list[dict[str, Any]]:
         parts: Any = (self.admission, self.counters, self.outage)
@@ -121,3 +133,8 @@ def item(subject: str = "u", metric: str = "a", **more: Any) -> dict[str, Any]:
 def charged(scene: Scene) -> Demand:
     (found,) = scene.admission.charged
     return found
+
+
+def outcomes(results: Sequence[dict[str, Any]]) -> Counter[str]:
+    """How the items ended: their status, and the last words of what those that failed were told."""
+    return Counter(f"{each['status']} {each.get('detail', '').rpartition('; ')[2]}".strip() for each in results)

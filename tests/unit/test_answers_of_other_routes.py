@@ -42,6 +42,15 @@ def test_a_hold_that_was_given_back_is_named_and_a_level_has_no_name() -> None:
         assert (found["receipt"], found["replayed"], "allowed" in found) == (None, False, False)
 
 
+def test_a_denied_commit_asks_for_what_is_more_than_was_held_and_offers_a_plan_that_is_enough() -> None:
+    """With the 300 that are held, 450 is all that would be used: it fits into 500, and 550 fits nowhere."""
+    for amount, plan in ((450, "growth"), (550, None)):
+        settled = charge(amount=amount, used=0, held=300, of_hold=300, limit=100, plan_limit=100, fits=False)
+        found = body(consumed(decided(settled, allowed=False), CATALOG, "/"))
+        assert found["detail"].startswith(f"Not enough ai_generations: 0 left, {amount - 300} more asked.")
+        assert (found["amount"], found["upgrade"] and found["upgrade"]["plan"]) == (amount, plan)
+
+
 def test_a_refund_tells_what_was_given_back_now_and_in_all() -> None:
     charges = (charge(refunded=7), charge("exports", amount=2, refunded=2))
     answer = refunded(decided(*charges, receipt="3.1-9.2"), "3.1-7.2")

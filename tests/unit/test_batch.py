@@ -2,12 +2,14 @@
 
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
+from redis.exceptions import OutOfMemoryError
 
 from quota.catalog import Metric
-from quota.errors import LedgerUnavailable
+from quota.errors import CountersUnavailable, LedgerUnavailable
 from quota.protocol import Mode
 from quota.replies import AccountState, Outcome, Reply, Verdict
-from tests.unit.batch_scene import CATALOG, Scene, item, subject_of
+from tests.unit.batch_scene import CATALOG, Scene, item, outcomes, subject_of
 from tests.unit.entries import MONTH
 
 
@@ -69,10 +71,70 @@ def test_what_cannot_be_mended_fails_alone(scene: Scene) -> None:
     assert [each["status"] for each in scene.send(item("u0"), item("u1"))] == [200, 503]
 
 
-def test_a_call_without_a_reply_fails_for_its_own_items_alone(scene: Scene) -> None:
+TAKEN_BACK = "whatever was charged without an answer is taken back"
+REPEAT = "it may have been charged: send it again under the same key"
+
+
+def test_once_redis_has_not_answered_nothing_more_is_sent(scene: Scene) -> None:
+    """However many calls a batch would have been, its caller waits for one deadline."""
     scene.counters.fails_at = 2
+    found = scene.send(*(item(f"u{n}") for n in range(1000)))
+    assert len(scene.counters.calls) == 2
+    assert outcomes(found[:128]) == {"200": 128}
+    assert outcomes(found[128:256]) == {f"503 {TAKEN_BACK}": 128}
+    assert outcomes(found[256:]) == {"503 nothing was charged": 744}
+
+
+def test_each_item_without_a_reply_is_told_what_may_have_come_of_it(scene: Scene) -> None:
+    scene.counters.fails_at = 1
+    found = scene.send(item(), item(idempotency_key="k"), item(amount=0))
+    assert [each["detail"].rpartition("; ")[2] for each in found] == [
+        TAKEN_BACK,
+        REPEAT,
+        "the counters did not answer in time",
+    ]
+
+
+def test_what_redis_never_got_charged_nothing(scene: Scene) -> None:
+    scene.counters.fails_at, scene.counters.failure = 1, None
+    found = scene.send(*(item(f"u{n}") for n in range(300)))
+    assert (len(scene.counters.calls), outcomes(found)) == (1, {"503 nothing was charged": 300})
+
+
+def test_a_call_that_redis_refuses_does_not_end_the_batch(scene: Scene) -> None:
+    """It answers, so nobody waits for it; and the next call may be one that it takes."""
+    scene.counters.fails_at, scene.counters.failure = 2, OutOfMemoryError()
     statuses = [each["status"] for each in scene.send(*(item(f"u{n}") for n in range(300)))]
     assert statuses == [200] * 128 + [503] * 128 + [200] * 44
+
+
+def test_a_redis_that_is_lost_while_an_item_is_mended_is_not_asked_again(scene: Scene) -> None:
+    scene.counters.words = {"u1": [Outcome.UNREADY]}
+    scene.admission.mend_failure = CountersUnavailable("the counters did not answer in time")
+    scene.admission.mend_failure.__cause__ = TimeoutError()
+    statuses = [each["status"] for each in scene.send(*(item(f"u{n}") for n in range(129)))]
+    assert (len(scene.counters.calls), statuses) == (1, [200, 503] + [200] * 126 + [503])
+
+
+def test_items_are_counted_each_by_what_came_of_it(scene: Scene) -> None:
+    def counted() -> dict[str, float]:
+        labels = ({"route": "/v1/consume/batch", "outcome": outcome} for outcome in ("allowed", "denied", "degraded"))
+        return {each["outcome"]: REGISTRY.get_sample_value("quotagate_decisions_total", each) or 0.0 for each in labels}
+
+    before = counted()
+    scene.counters.words = {"full": [Outcome.DENIED]}
+    scene.counters.fails_at = 2
+    known = [item("full"), {}, item("u", "unheard_of"), *(item(f"u{n}") for n in range(126))]
+    scene.send(*known, item("v1", "free"), item("v2"))
+    scene.send(item(amount=3), item(metric="b"), atomic=True)
+    scene.admission.is_away = True
+    scene.send(item(metric="free"), {"subject": "u", "operation": "open"}, atomic=True)
+    after = counted()
+    assert {outcome: after[outcome] - before[outcome] for outcome in after} == {
+        "allowed": 126 + 2,
+        "denied": 1,
+        "degraded": 1 + 2,
+    }
 
 
 def test_while_the_ledger_is_away_only_items_that_need_it_fail(scene: Scene) -> None:

@@ -1,11 +1,16 @@
 """A batch while the counters are away: what may be used uncounted is let through and kept, item by item or whole."""
 
+from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
+from ledger import outages
+from quota.catalog import Operation
 from quota.errors import CountersUnavailable
-from tests.unit.batch_scene import Scene, charged, item
+from tests.unit.batch_scene import CATALOG, Scene, charged, item
+from tests.unit.fakes import FakeStore
 
 
 @pytest.fixture
@@ -42,7 +47,7 @@ def test_an_item_that_nothing_can_keep_is_refused_for_that_reason(scene: Scene) 
         def append(self, _: Any) -> None:
             raise OSError("no space left")
 
-    scene.outage._spool, scene.store.is_away = Full(), True  # type: ignore[assignment]
+    scene.keeping._spool, scene.store.is_away = Full(), True  # type: ignore[assignment]
     scene.counters.fails_at = 2
     found = scene.send(*(item(f"u{n}", "free") for n in range(129)), item(), {})
     assert [each["status"] for each in found] == [200] * 128 + [503, 503, 400]
@@ -87,3 +92,28 @@ def test_what_is_let_through_of_one_batch_is_written_down_together(scene: Scene)
     scene.counters.fails_at = 1
     scene.send(*(item(f"u{n}", "free") for n in range(100)))
     assert scene.kept.writes == [100]
+
+
+def test_what_is_kept_of_an_atomic_batch_is_what_its_items_were_told(scene: Scene) -> None:
+    """Also where its prices change while it is written down."""
+    dearer = msgspec.structs.replace(CATALOG, operations={"open": Operation(charges={"free": 9})})
+
+    class Changing(FakeStore):
+        async def run(self, tenant: str, function: Callable[..., Any], *arguments: Any) -> Any:
+            scene.admission.catalogs._known = dearer
+            return await super().run(tenant, function, *arguments)
+
+    scene.keeping._store = Changing({outages.keep: scene.kept.keep})  # type: ignore[assignment]
+    scene.admission.is_away = True
+    found = scene.send({"subject": "u", "operation": "open"}, item(metric="free"), atomic=True)
+    assert [each["amount"] for each in found] == [7, 1]
+    assert scene.let_through() == [("u", {"free": 8}, None, "consume/batch")]
+
+
+def test_an_atomic_batch_that_cannot_be_priced_is_refused_for_the_outage(scene: Scene) -> None:
+    scene.admission.is_away = True
+    for items in ([item(metric="unheard_of")], [item(metric="free")]):
+        with pytest.raises(CountersUnavailable, match="do not answer; nothing was charged"):
+            scene.send(*items, atomic=True)
+        scene.admission.catalogs._known = None
+    assert scene.let_through() == []

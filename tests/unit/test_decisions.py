@@ -119,6 +119,19 @@ def test_the_need_is_the_amount_on_top_of_all_that_counts_already() -> None:
     assert charge(caps=capped()).need == Need(47, 5, {"day": 13, "week": 25})
 
 
+def test_a_commit_needs_only_what_is_more_than_was_held() -> None:
+    """What was held is in `held`, and in the caps, already."""
+    settled = charge(amount=70, used=10, held=60, of_hold=60, fits=False, caps=capped((100, 62), (200, 70)))
+    assert settled.need == Need(80, 70, {"day": 72, "week": 80})
+    assert (settled.more, settled.cap) == (10, None)
+    assert charge(amount=5, of_hold=7).more == 0
+
+
+def test_a_commit_that_runs_into_a_cap_is_told_of_the_cap() -> None:
+    settled = charge(amount=60, used=10, held=50, of_hold=50, fits=False, caps=capped((55, 50), (200, 70)))
+    assert settled.bound == Bound(55, 50, 0, DAY)
+
+
 def test_units_of_grants_need_no_plan() -> None:
     """A grant of 40 is in the limit, and comes along to every plan."""
     assert charge(used=98, limit=100, plan_limit=60).need.total == 98 + 5 - 40
