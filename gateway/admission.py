@@ -15,7 +15,7 @@ from quota.catalog import Catalog
 from quota.counters import Counters
 from quota.decisions import Decision, decision
 from quota.demands import Asked, Demand, step
-from quota.errors import CountersUnavailable, IdempotencyKeyReused, NotFound
+from quota.errors import CountersDamaged, CountersUnavailable, IdempotencyKeyReused, NotFound
 from quota.keys import AccountName
 from quota.protocol import Mode
 from quota.replies import Outcome, Reply, Verdict
@@ -151,7 +151,7 @@ def settled(reply: Reply) -> Reply:
                 "this idempotency key was used with another body; use a new key for a new request"
             )
         case Outcome.FAILED:
-            raise CountersUnavailable(f"the counters refuse: {reply.reason}")
+            raise CountersDamaged(f"the counters refuse: {reply.reason}")
         case Outcome.UNDRAINED:
             raise CountersUnavailable("the ledger has not got all that was journalled yet; nothing was changed")
     return reply

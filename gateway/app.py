@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from gateway.consuming import Consuming
 from gateway.edge import Edge
 from gateway.epochs import begin_missing
 from gateway.hot import HotPath, Route
+from gateway.in_order import ask_in_order
+from gateway.keeping import Keeping
 from gateway.levels import Levels
 from gateway.lookups import Lookups
 from gateway.lost_replies import LostReplies
@@ -32,6 +35,7 @@ from gateway.refunds import Refunds
 from gateway.requests import MAX_BATCH_BYTES
 from gateway.reservations import Reservations
 from gateway.resources import StrictRequest, scope_guard, to_problem
+from gateway.settling import Settling
 from gateway.spool import Spool, default_folder
 from gateway.taking_back import TakingBack
 from ledger import schema, shards
@@ -112,14 +116,17 @@ class Parts:
         folder = Path(gateway.settings.outage_dir) if gateway.settings.outage_dir else default_folder()
         self.admission = Admission(counters, store, shard_count)
         self.lookups = Lookups(counters, store, self.admission.epochs, shard_count)
-        self.taking_back = TakingBack(self.admission, self.lookups, store)
-        self.lost_replies = LostReplies(counters, store, self.taking_back)
-        self.outage = Outage(self.admission, counters, store, Spool(folder))
+        self.taking_back = TakingBack(self.admission, counters, self.lookups, store)
+        self.keeping = Keeping(store, Spool(folder))
+        self.outage = Outage(self.admission, self.keeping)
+        self.settling = Settling(partial(ask_in_order, self.admission, counters), counters, store)
+        self.lost_replies = LostReplies(counters, store, self.taking_back, self.keeping)
         counters.on_lost = self.lost_replies.heard_of
 
     def keep_going(self) -> list[Coroutine[Any, Any, None]]:
         """What runs beside the requests for as long as the process serves."""
-        return [self.taking_back.keep_going(), self.lost_replies.keep_going(), self.outage.keep_going()]
+        parts = (self.taking_back, self.lost_replies, self.keeping, self.settling)
+        return [part.keep_going() for part in parts]
 
 
 def build(gateway: Gateway, parts: Parts) -> Edge:

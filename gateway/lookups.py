@@ -2,21 +2,28 @@
 ledger.
 """
 
+import asyncio
+
 from gateway.epochs import Epochs
-from ledger import holds, receipts
+from ledger import earlier_uses, holds, receipts
+from ledger.earlier_uses import GivenBack
 from ledger.receipts import Taken
 from ledger.store import Store
 from quota.counters import Counters
-from quota.errors import CountersUnavailable, ReceiptNotFound
+from quota.errors import CountersUnavailable, LedgerUnavailable, ReceiptNotFound
 from quota.formats import NONE, joined
 from quota.handles import Receipt, Reservation
 from quota.journal import Entry
-from quota.keys import AccountName
+from quota.keys import AccountName, record
 
 TAKING = {"consume", "commit"}
 SETTLING = {"commit", "release", "expire"}
+REFUNDS = "refunds"
+"""The scope of the keys that refunds come with."""
 MAX_YOUNG_ENTRIES = 5_000
 """Entries that a shard's journal holds while it is drained, many times over."""
+LOOK_WITHIN_S = 0.5
+"""Far more than a look into the ledger takes; one that hangs is not waited for where it can be done without."""
 
 
 class Lookups:
@@ -49,11 +56,41 @@ class Lookups:
             found = await self._store.run(
                 tenant, receipts.find, tenant, receipt.shard, receipt.epoch, receipt.first_n, receipt.count
             )
-            if not found and young:
+            if not found and young and all(_is_of(entry, tenant, receipt) for entry in young):
                 raise CountersUnavailable("this receipt is on its way into the ledger; nothing was changed")
         if len(found) != receipt.count:
             raise ReceiptNotFound("there is no such receipt")
         return epoch, found
+
+    async def first_refund(self, tenant: str, shard: int, subject: str, key: str) -> list[GivenBack]:
+        """What a refund under this key gave back before, of which Redis has lost its record.
+
+        [] if there was none, or if Redis knows it and will answer with it; and while the ledger does not answer: then
+        the refund is done, and a second one of that key is found by the drain.
+        """
+        if await self._counters.has_record(record(shard, tenant, subject, REFUNDS, key)):
+            return []
+        since_ms = self._counters.clock.now_ms() - self._counters.record_ttl_ms
+        try:
+            async with asyncio.timeout(LOOK_WITHIN_S):
+                return await self._store.run(tenant, earlier_uses.refund, tenant, subject, REFUNDS, key, since_ms)
+        except (LedgerUnavailable, TimeoutError):
+            return []
+
+    async def held(self, tenant: str, shard: int, name: Reservation, start_ms: int) -> int:
+        """The amount of a hold that was made in the period which began then; else, and where it cannot be found now, 0.
+
+        It is only told to people, so nothing that is away keeps them from the rest of their answer.
+        """
+        account = AccountName(tenant, name.subject, name.metric)
+        try:
+            for entry in await self._counters.entries(shard, name.place, name.place, 1):
+                if _is_hold(entry, tenant, name):
+                    return entry.amount if entry.window.period.start_ms == start_ms else 0
+            async with asyncio.timeout(LOOK_WITHIN_S):
+                return await self._store.run(tenant, holds.amount_of, account, shard, name.place, start_ms)
+        except (CountersUnavailable, LedgerUnavailable, TimeoutError):
+            return 0
 
     async def end_of_hold(self, tenant: str, shard: int, name: Reservation) -> str | None:
         """The kind of the entry that settled a hold, None if there never was such a hold in this tenant."""

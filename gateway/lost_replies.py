@@ -1,116 +1,132 @@
 """Requests whose reply was lost: their callers were told 503, and whatever was charged without telling is taken back.
 
 Redis refuses to charge them after an instant of its own clock. So once that has passed, what was charged of them stands
-in the journal or in the ledger, and nothing comes after.
+in the journal or in the ledger, and nothing comes after. They are written down, so that any gateway looks for them.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import takewhile
+from itertools import groupby
+from uuid import uuid4
 
-import structlog
-
+from gateway.for_ever import for_ever
+from gateway.keeping import Keeping
 from gateway.taking_back import TakingBack
 from ledger import charges as ledger_charges
+from ledger import outages
+from ledger.outages import LostReply
 from ledger.repeats import NO_CALLER_WAS_TOLD, TakeBack
 from ledger.store import ALL_TENANTS, Store
 from quota import keys
 from quota.counters import Counters
-from quota.errors import LedgerUnavailable, QuotagateError
 from quota.gathering import MODES_TAKEN_BACK
 from quota.journal import About, Entry, decode_about
+from quota.keys import AccountName
 from quota.protocol import Step
 
-MAX_LOST = 20_000
-LOOK_EVERY_S = 0.2
-LOOKS_AT_THE_END = 15
-"""A call can be charged for a second after it was sent; a stop has three for what was sent last."""
-MAX_YOUNG_ENTRIES = 20_000
-
-log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """A step whose outcome nobody heard, and until when it could be charged."""
-
-    step: Step
-    until_ms: int
+LOOK_EVERY_S = 0.3
+MAX_AT_ONCE = 1_000
+BEFORE_MS = 60_000
+"""A step is charged within the second before its last instant, or not at all; this allows for clocks that jump."""
+LOOKS_AT_THE_END = 10
+"""A stop has three seconds for what was sent last."""
 
 
 class LostReplies:
     """One a process; `heard_of` is what `Counters.on_lost` calls."""
 
-    def __init__(self, counters: Counters, store: Store, taking_back: TakingBack) -> None:
+    def __init__(self, counters: Counters, store: Store, taking_back: TakingBack, keeping: Keeping) -> None:
         self._counters = counters
         self._store = store
         self._taking_back = taking_back
-        self._lost: deque[Lost] = deque()
+        self._keeping = keeping
+        self._last_ms = 0
 
     def heard_of(self, steps: Sequence[Step], until_ms: int) -> None:
-        for step in steps:
-            # One with an idempotency key is safe to repeat, and will be.
-            if step.mode not in MODES_TAKEN_BACK or step.record_key is not None or not step.charges:
-                continue
-            if len(self._lost) >= MAX_LOST:
-                log.error("more replies were lost than can be looked for", most=MAX_LOST)
-                return
-            self._lost.append(Lost(step, until_ms))
+        # One with an idempotency key is safe to repeat, and will be.
+        lost = [
+            _lost(step, until_ms)
+            for step in steps
+            if step.mode in MODES_TAKEN_BACK and step.record_key is None and step.charges
+        ]
+        if lost:
+            self._last_ms = max(self._last_ms, until_ms)
+            self._keeping.note(lost)
 
     async def keep_going(self) -> None:
         """Looks for what was charged without telling, for ever."""
-        while True:
-            await asyncio.sleep(LOOK_EVERY_S)
-            try:
-                await self.run_once()
-            except QuotagateError as error:
-                log.info("lost replies wait to be looked for", lost=len(self._lost), reason=str(error))
-            except Exception as error:  # nobody else would begin it again
-                log.error("lost replies cannot be looked for now", lost=len(self._lost), exc_info=error)
+        await for_ever(LOOK_EVERY_S, "looking for lost replies", self.run)
 
-    async def finish(self) -> None:
-        """Looks once more for those that are left, before the process ends."""
-        with suppress(QuotagateError):
-            for _ in range(LOOKS_AT_THE_END):
-                if await self.run_once() == 0:
-                    return
-                await asyncio.sleep(LOOK_EVERY_S)
-        if self._lost:
-            log.error("lost replies were not looked for: what they charged stays charged", lost=len(self._lost))
+    async def run(self) -> None:
+        """Looks for those whose time is over."""
+        while await self.run_once() == MAX_AT_ONCE:
+            pass
 
     async def run_once(self) -> int:
-        """Settles those whose time is over; how many are left."""
-        if self._lost and not self._counters.are_away:
-            await self._counters.ping()  # and so hears what Redis's clock says
+        """Settles some of those whose time is over; how many it tried. A shard in which that cannot be done keeps no
+        other waiting; why is raised at the end."""
+        if self._counters.are_away:
+            return 0
+        lost = await self._store.run(ALL_TENANTS, outages.claim_lost, self._counters.clock.now_ms(), MAX_AT_ONCE)
+        if lost:
+            # A clock that went on by itself while Redis stood still is early.
+            await self._counters.ping()
             now_ms = self._counters.clock.now_ms()
-            due = list(takewhile(lambda each: each.until_ms < now_ms, self._lost))
-            by_shard: dict[int, list[Step]] = {}
-            for each in due:
-                by_shard.setdefault(each.step.shard, []).append(each.step)
-            for shard, steps in by_shard.items():
-                await self._settle(shard, steps)
-            for _ in due:
-                self._lost.popleft()
-        return len(self._lost)
+            due = sorted((each for each in lost if each.until_ms < now_ms), key=lambda each: each.shard)
+            obstacle = None
+            for shard, some in groupby(due, key=lambda each: each.shard):
+                try:
+                    await self._settle(shard, list(some))
+                except Exception as error:  # whatever it was
+                    obstacle = obstacle or error
+            if obstacle is not None:
+                raise obstacle
+        return len(lost)
 
-    async def _settle(self, shard: int, steps: list[Step]) -> None:
+    async def finish(self) -> None:
+        """Before the process ends: writes down what is left, and looks for it while its time is near."""
+        await self._keeping.finish()
+        if not self._last_ms:
+            return
+        with suppress(Exception):  # whatever it is: other gateways look for them too, and this one must end
+            for _ in range(LOOKS_AT_THE_END):
+                if self._counters.are_away or self._counters.clock.now_ms() > self._last_ms:
+                    break
+                await asyncio.sleep(LOOK_EVERY_S)
+            await self.run()
+
+    async def _settle(self, shard: int, lost: list[LostReply]) -> None:
         """Takes back what was charged of some steps of one shard."""
-        lost = {_name(decode_about(step.about)) for step in steps}
+        names = {(each.request_id, each.attempt) for each in lost}
+        from_ms, till_ms = min(each.until_ms for each in lost) - BEFORE_MS, max(each.until_ms for each in lost)
         # The journal first: what has left it before is in the ledger.
-        young = await self._counters.entries(shard, "-", "+", MAX_YOUNG_ENTRIES)
-        if len(young) >= MAX_YOUNG_ENTRIES:  # what was charged lately stands at its end
-            raise LedgerUnavailable("the journal is longer than can be looked through")
-        charged = [entry for entry in young if _name(entry.about) in lost and _is_taken_back(entry)]
-        names = [keys.account_of(step.charges[0].account_key)[1] for step in steps]
-        old = await self._store.run(ALL_TENANTS, ledger_charges.of_requests, shard, names, sorted(lost, key=str))
-        found = {(each.epoch, each.first_n): each for each in [*map(_receipt_of, charged), *old]}
-        for each in found.values():
-            charges = [(entry.account, entry.amount) for entry in charged if _receipt_of(entry) == each]
-            charges = charges or await self._store.run(each.tenant, ledger_charges.of_receipt, each)
-            await self._taking_back.take_back(each, charges)
+        young = await self._counters.entries_since(shard, from_ms)
+        found: dict[TakeBack, list[tuple[AccountName, int]]] = {}
+        for entry in reversed(young):
+            if _name(entry.about) in names and _is_taken_back(entry):
+                found.setdefault(_receipt_of(entry), []).append((entry.account, entry.amount))
+        old = await self._store.run(ALL_TENANTS, ledger_charges.of_lost, shard, lost, from_ms, till_ms)
+        old = [each for each in old if each not in found]
+        charges = await self._store.run(ALL_TENANTS, ledger_charges.of_receipts, old)
+        found.update(zip(old, charges, strict=True))
+        await self._taking_back.take_back_all(found)
+        await self._store.run(ALL_TENANTS, outages.looked_for, lost)
+
+
+def _lost(step: Step, until_ms: int) -> LostReply:
+    about = decode_about(step.about)
+    account = keys.account_of(step.charges[0].account_key)[1]
+    return LostReply(
+        id=str(uuid4()),
+        tenant=account.tenant,
+        subject=account.subject,
+        metric=account.metric,
+        shard=step.shard,
+        request_id=about.request_id or "",
+        attempt=about.attempt,
+        until_ms=until_ms,
+    )
 
 
 def _is_taken_back(entry: Entry) -> bool:

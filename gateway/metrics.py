@@ -8,7 +8,15 @@ from functools import lru_cache
 if directory := os.environ.get("QUOTAGATE_METRICS_DIR"):
     os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", directory)
 
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 from prometheus_client.multiprocess import MultiProcessCollector
 
 requests = Counter("quotagate_requests_total", "HTTP requests answered.", ["route", "status"])
@@ -19,6 +27,14 @@ request_seconds = Histogram(
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.5),
 )
 decisions = Counter("quotagate_decisions_total", "Decisions on the hot path.", ["route", "outcome"])
+counters_away = Gauge(
+    "quotagate_counters_away", "Processes for which the counters do not answer.", multiprocess_mode="livesum"
+)
+spooled_bytes = Gauge(
+    "quotagate_spooled_bytes",
+    "Bytes on this machine's disk that wait for the ledger, of all processes.",
+    multiprocess_mode="livemostrecent",
+)
 
 
 # Looked up once: finding a child by its labels costs more than counting.

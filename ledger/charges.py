@@ -1,58 +1,73 @@
-"""What receipts charged: the accounts and amounts of one, and those of requests whose callers were never told."""
+"""What receipts charged: the accounts and amounts of some, and those of steps whose callers were never told."""
 
 from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 
 from ledger.accounts import names_of
+from ledger.instants import to_timestamp
+from ledger.outages import LostReply
 from ledger.repeats import NO_CALLER_WAS_TOLD, TakeBack
 from quota.keys import AccountName
 
-_of_receipt = text(
+_of_receipts = text(
     """
-    SELECT subject, metric, amount FROM entries
-    WHERE tenant = :tenant AND shard = :shard AND epoch = :epoch AND n >= :first_n AND n < :first_n + :count
-      AND receipt_first_n = :first_n AND receipt_count = :count AND kind = :kind
-    ORDER BY n
+    SELECT wanted.place, e.tenant, e.subject, e.metric, e.amount
+    FROM unnest(CAST(:tenants AS text[]), CAST(:shards AS integer[]), CAST(:epochs AS bigint[]),
+                CAST(:firsts AS bigint[]), CAST(:counts AS integer[]), CAST(:kinds AS text[]))
+         WITH ORDINALITY AS wanted (tenant, shard, epoch, first_n, count, kind, place)
+    JOIN entries e ON e.shard = wanted.shard AND e.epoch = wanted.epoch
+                  AND e.n >= wanted.first_n AND e.n < wanted.first_n + wanted.count
+                  AND (e.tenant, e.receipt_first_n, e.receipt_count, e.kind)
+                    = (wanted.tenant, wanted.first_n, wanted.count, wanted.kind)
+    ORDER BY wanted.place, e.n
     """
 )
 
 
-def of_receipt(connection: Connection, receipt: TakeBack) -> list[tuple[AccountName, int]]:
-    """The accounts of a receipt with their amounts, in order."""
-    wanted = {name: getattr(receipt, name) for name in ("tenant", "shard", "epoch", "first_n", "count", "kind")}
-    rows = connection.execute(_of_receipt, wanted)
-    return [(AccountName(receipt.tenant, row.subject, row.metric), row.amount) for row in rows]
+def of_receipts(connection: Connection, receipts: Sequence[TakeBack]) -> list[list[tuple[AccountName, int]]]:
+    """The accounts of each receipt with their amounts, in order; [] of one that the ledger has not got."""
+    found: list[list[tuple[AccountName, int]]] = [[] for _ in receipts]
+    wanted = {
+        "tenants": [each.tenant for each in receipts],
+        "shards": [each.shard for each in receipts],
+        "epochs": [each.epoch for each in receipts],
+        "firsts": [each.first_n for each in receipts],
+        "counts": [each.count for each in receipts],
+        "kinds": [each.kind for each in receipts],
+    }
+    for row in connection.execute(_of_receipts, wanted):
+        found[row.place - 1].append((AccountName(row.tenant, row.subject, row.metric), row.amount))
+    return found
 
 
-# Only of the accounts' last minutes: whoever looks does so seconds after the request.
-_of_requests = text(
+_of_lost = text(
     """
     SELECT DISTINCT e.tenant, e.shard, e.epoch, e.receipt_first_n, e.receipt_count, e.kind
-    FROM unnest(CAST(:tenants AS text[]), CAST(:subjects AS text[]), CAST(:metrics AS text[]))
-         AS wanted (tenant, subject, metric)
+    FROM unnest(CAST(:tenants AS text[]), CAST(:subjects AS text[]), CAST(:metrics AS text[]),
+                CAST(:request_ids AS text[]), CAST(:attempts AS text[]))
+         AS lost (tenant, subject, metric, request_id, attempt)
     JOIN entries e USING (tenant, subject, metric)
-    JOIN unnest(CAST(:request_ids AS text[]), CAST(:attempts AS text[])) AS lost (request_id, attempt)
-      ON e.request_id = lost.request_id AND e.attempt IS NOT DISTINCT FROM lost.attempt
-    WHERE e.shard = :shard
+    WHERE e.request_id = lost.request_id AND e.attempt IS NOT DISTINCT FROM lost.attempt AND e.shard = :shard
       AND (e.kind IN ('consume', 'hold') OR (e.kind = 'release' AND e.detail IS NULL))
-      AND e.occurred_at > now() - interval '1 hour'
+      AND e.occurred_at BETWEEN :from_instant AND :till_instant
     """
 )
 
 
-def of_requests(
-    connection: Connection, shard: int, accounts: Sequence[AccountName], requests: Sequence[tuple[str, str | None]]
+def of_lost(
+    connection: Connection, shard: int, lost: Sequence[LostReply], from_ms: int, till_ms: int
 ) -> list[TakeBack]:
-    """The receipts of consumes, holds and releases of levels that were made for these requests, which are given as
-    (request_id, attempt)."""
+    """The receipts of consumes, holds and releases of levels that were made for these steps between two instants."""
     rows = connection.execute(
-        _of_requests,
-        names_of(accounts)
+        _of_lost,
+        names_of([AccountName(each.tenant, each.subject, each.metric) for each in lost])
         | {
             "shard": shard,
-            "request_ids": [request_id for request_id, _ in requests],
-            "attempts": [attempt for _, attempt in requests],
+            "request_ids": [each.request_id for each in lost],
+            "attempts": [each.attempt for each in lost],
+            "from_instant": to_timestamp(from_ms),
+            "till_instant": to_timestamp(till_ms),
         },
     )
     return [

@@ -2,11 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import Connection, text
 
 from ledger.accounts import names_of
-from ledger.instants import from_timestamp
+from ledger.instants import from_timestamp, to_timestamp
 from quota.formats import NONE, joined
 from quota.journal import Place
 from quota.keys import AccountName
@@ -90,6 +91,21 @@ def open_of(connection: Connection, accounts: Sequence[AccountName]) -> dict[Acc
     return found
 
 
+_amount_of = text(
+    """
+    SELECT amount FROM holds
+    WHERE (tenant, subject, metric) = (:tenant, :subject, :metric) AND shard = :shard AND epoch = :epoch AND n = :n
+      AND period_start = :start
+    """
+)
+
+
+def amount_of(connection: Connection, account: AccountName, shard: int, place: str, start_ms: int) -> int:
+    """What was held; 0 if the account never had such a hold in the period that began then."""
+    wanted = _named(account, shard, place) | {"start": to_timestamp(start_ms)}
+    return int(connection.execute(_amount_of, wanted).scalar_one_or_none() or 0)
+
+
 _settled_by = text(
     """
     SELECT coalesce(settled_by, 'open') FROM holds
@@ -100,8 +116,12 @@ _settled_by = text(
 
 def settled_by(connection: Connection, account: AccountName, shard: int, place: str) -> str | None:
     """commit, release or expire; `open` while nothing has settled it; None if the account never had such a hold."""
+    return connection.execute(_settled_by, _named(account, shard, place)).scalar_one_or_none()
+
+
+def _named(account: AccountName, shard: int, place: str) -> dict[str, Any]:
     found = Place.parsed(place)
-    wanted = {
+    return {
         "tenant": account.tenant,
         "subject": account.subject,
         "metric": account.metric,
@@ -109,4 +129,3 @@ def settled_by(connection: Connection, account: AccountName, shard: int, place: 
         "epoch": found.epoch,
         "n": found.n,
     }
-    return connection.execute(_settled_by, wanted).scalar_one_or_none()

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from ledger.instants import from_timestamp
+from ledger.repeats import TakeBack
 from quota.formats import NONE, Terms, Window
 from quota.journal import Place
 from quota.keys import AccountName
@@ -81,10 +82,52 @@ def find(  # noqa: PLR0917 - the words of a receipt, in its order
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class GivenAgain:
+    """Units that a refund gave back, with an instant and the window in which they had been counted."""
+
+    account: AccountName
+    amount: int
+    at_ms: int
+    window: Window
+
+
+# The instant of the taking leads to the very caps; where that was late, or the window began since, the window's start.
+_given_by = text(
+    """
+    SELECT r.subject, r.metric, r.amount, r.period_kind, r.period_start, r.period_end, r.plan,
+           CASE WHEN r.is_late THEN r.period_start ELSE greatest(taken.occurred_at, r.period_start) END AS at
+    FROM entries r
+    LEFT JOIN entries taken ON taken.tenant = r.tenant AND taken.shard = r.shard
+                           AND taken.epoch = CAST(split_part(r.detail, '-', 1) AS bigint)
+                           AND taken.n = CAST(split_part(r.detail, '-', 2) AS bigint)
+    WHERE r.tenant = :tenant AND r.shard = :shard AND r.epoch = :epoch AND r.n >= :first_n AND r.n < :first_n + :count
+      AND r.receipt_first_n = :first_n AND r.receipt_count = :count AND r.kind = 'refund'
+    ORDER BY r.n
+    """
+)
+
+
+def given_by(connection: Connection, refund: TakeBack) -> list[GivenAgain]:
+    """What the entries of a refund gave back."""
+    wanted = {name: getattr(refund, name) for name in ("tenant", "shard", "epoch", "first_n", "count")}
+    return [
+        GivenAgain(
+            AccountName(refund.tenant, row.subject, row.metric),
+            row.amount,
+            from_timestamp(row.at),
+            _window(row.period_kind, row.period_start, row.period_end, row.plan),
+        )
+        for row in connection.execute(_given_by, wanted)
+    ]
+
+
 def _words(kind: str, start: Any, end: Any, plan: str | None) -> str:
-    """Of a window; without anchor and warning levels, which the ledger does not keep and nobody needs of one that is
-    over."""
+    return str(_window(kind, start, end, plan))
+
+
+def _window(kind: str, start: Any, end: Any, plan: str | None) -> Window:
+    """Without anchor and warning levels, which the ledger does not keep and nobody needs of one that is over."""
     period_kind = PeriodKind(kind)
     end_ms = None if end is None else from_timestamp(end)
-    period = Period(period_kind, from_timestamp(start), end_ms)
-    return str(Window(period, Terms(plan, period_kind, None, ())))
+    return Window(Period(period_kind, from_timestamp(start), end_ms), Terms(plan, period_kind, None, ()))

@@ -4,9 +4,13 @@ Redis answers a repeat without charging it. When it has lost its records it char
 the receipt that each key was used for first, and a worker takes the second charge back.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
+
+from ledger.claims import claiming
+from ledger.tables import take_backs
 
 MAX_FORGOTTEN = 10_000
 """Rows of a table deleted in one run; the next run takes the next ones."""
@@ -115,30 +119,37 @@ def add(connection: Connection, take_back: TakeBack) -> bool:
     return connection.execute(_add, values).rowcount == 1
 
 
-_waiting = text(
-    """
-    SELECT tenant, shard, epoch, first_n, receipt_count, kind, reason FROM take_backs
-    WHERE done_at IS NULL ORDER BY created_at, shard, epoch, first_n LIMIT :most
-    """
+_claim = claiming(
+    take_backs,
+    take_backs.c.done_at.is_(None),
+    *("tenant", "shard", "epoch", "first_n", "receipt_count", "kind", "reason"),
 )
 
 
-def waiting(connection: Connection, limit: int) -> list[TakeBack]:
-    """Receipts that are still to be taken back, oldest first."""
-    return [TakeBack(*row) for row in connection.execute(_waiting, {"most": limit})]
+def claim(connection: Connection, most: int) -> list[TakeBack]:
+    """Some of the receipts that are still to be taken back, for whoever asks to do it now."""
+    return [TakeBack(*row) for row in connection.execute(_claim, {"most": most})]
 
 
 _done = text(
     """
     UPDATE take_backs SET done_at = now()
-    WHERE shard = :shard AND epoch = :epoch AND first_n = :first_n AND done_at IS NULL
+    FROM unnest(CAST(:shards AS integer[]), CAST(:epochs AS bigint[]), CAST(:firsts AS bigint[]))
+         AS done (shard, epoch, first_n)
+    WHERE (take_backs.shard, take_backs.epoch, take_backs.first_n) = (done.shard, done.epoch, done.first_n)
+      AND done_at IS NULL
     """
 )
 
 
-def done(connection: Connection, shard: int, epoch: int, first_n: int) -> None:
-    """Notes that a receipt was taken back; it is not taken back a second time, whoever asks."""
-    connection.execute(_done, {"shard": shard, "epoch": epoch, "first_n": first_n})
+def done(connection: Connection, receipts: Sequence[TakeBack]) -> None:
+    """Notes that receipts were taken back; none is taken back a second time, whoever asks."""
+    places = {
+        "shards": [each.shard for each in receipts],
+        "epochs": [each.epoch for each in receipts],
+        "firsts": [each.first_n for each in receipts],
+    }
+    connection.execute(_done, places)
 
 
 # Whatever the drain holds at this moment is left for the next run, so that neither waits for the other.

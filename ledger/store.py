@@ -19,7 +19,14 @@ from quota.errors import LedgerUnavailable
 
 ALL_TENANTS = "*"
 """The scope of whoever serves every tenant at once; no tenant can have this name."""
-CONNECT_TIMEOUT_S = 3
+CONNECTION: dict[str, int | str] = {
+    "connect_timeout": 3,
+    # A server that went away without a word is noticed by whoever speaks to it, and by whoever waits for it.
+    "tcp_user_timeout": 10_000,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+}
 POOL_TIMEOUT_S = 3.0
 DEADLINE_S = 5.0
 """Far more than any statement of the gateway takes; a caller is told then that Postgres hangs."""
@@ -39,17 +46,18 @@ def connect(url: str, pool_size: int = 4) -> Engine:
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_S,
         pool_pre_ping=True,
-        connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
+        connect_args=CONNECTION,
     )
 
 
 def _is_outage(error: SQLAlchemyError) -> bool:
     if isinstance(error, PoolTimeoutError):
         return True
-    # Class 08: connection, 53: resources, 57: shutdown or cancelled by a timeout. No code at all: never got through.
+    # Class 08: connection, 53: resources, 57: shutdown or cancelled by a timeout; 25006: read-only, as after a
+    # fail-over. No code at all: never got through.
     code = getattr(getattr(error, "orig", None), "sqlstate", None)
     return isinstance(error, DBAPIError) and (
-        error.connection_invalidated or code is None or code[:2] in {"08", "53", "57"}
+        error.connection_invalidated or code is None or code[:2] in {"08", "53", "57"} or code == "25006"
     )
 
 
@@ -85,7 +93,7 @@ class Store:
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT_S,
             pool_pre_ping=True,
-            connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "options": "-c statement_timeout=5000"},
+            connect_args=CONNECTION | {"options": "-c statement_timeout=5000"},
         )
 
     @asynccontextmanager

@@ -1,14 +1,11 @@
 """The tables as the code sees them. The migrations make them; a test compares the two."""
 
-from typing import Any
-
 from sqlalchemy import (
     ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
     Column,
-    DateTime,
     Identity,
     Index,
     Integer,
@@ -24,38 +21,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from ledger.columns import account, claims, instant, numbers, optional_texts, period, place, texts
+
 metadata = MetaData()
 
-
-def _texts(*names: str) -> list[Column[str]]:
-    return [Column(name, Text, nullable=False) for name in names]
-
-
-def _optional_texts(*names: str) -> list[Column[str]]:
-    return [Column(name, Text) for name in names]
-
-
-def _numbers(*names: str) -> list[Column[int]]:
-    return [Column(name, BigInteger, nullable=False) for name in names]
-
-
-def _account() -> list[Column[str]]:
-    return _texts("tenant", "subject", "metric")
-
-
-def _place() -> list[Column[int]]:
-    return [Column("shard", Integer, nullable=False), *_numbers("epoch", "n")]
-
-
-def _period() -> tuple[Column[Any], ...]:
-    return Column("period_kind", Text, nullable=False), _instant("period_start")
-
-
-def _instant(name: str, *, nullable: bool = False, now: bool = False) -> Column[object]:
-    return Column(name, DateTime(timezone=True), nullable=nullable, server_default=func.now() if now else None)
-
-
-tenants = Table("tenants", metadata, Column("tenant", Text, primary_key=True), _instant("created_at", now=True))
+tenants = Table("tenants", metadata, Column("tenant", Text, primary_key=True), instant("created_at", now=True))
 
 # One row: the name of this ledger. Every shard's head in Redis repeats it, so that no other Redis is drained into it.
 store = Table(
@@ -81,23 +51,25 @@ shards = Table(
 entries = Table(
     "entries",
     metadata,
-    *_place(),
-    _instant("occurred_at"),
-    *_account(),
+    *place(),
+    instant("occurred_at"),
+    *account(),
     Column("kind", Text, nullable=False),
-    *_numbers("amount", "change", "used_after"),
+    *numbers("amount", "change", "used_after"),
     Column("plan", Text),
-    *_period(),
-    _instant("period_end", nullable=True),
+    *period(),
+    instant("period_end", nullable=True),
     Column("receipt_first_n", BigInteger, nullable=False),
     Column("receipt_count", Integer, nullable=False),
-    *_optional_texts("request_id", "idempotency_key", "operation", "reason"),
+    *optional_texts("request_id", "idempotency_key", "operation", "reason"),
     Column("metadata", JSONB),
-    *_optional_texts("detail", "parts", "caps", "attempt", "route", "actor"),
+    *optional_texts("detail", "parts", "caps", "attempt", "route", "actor"),
     Column("is_late", Boolean, nullable=False, server_default=false()),
     PrimaryKeyConstraint("shard", "epoch", "n", "occurred_at", name="an_entry_stands_at_one_place"),
     CheckConstraint("used_after >= 0 AND amount >= 0", name="an_entry_counts_no_negative_units"),
     Index("entries_by_account", "tenant", "subject", "metric", "epoch", "n"),
+    # They come in about the order of their instants, so this is a few pages however many there are.
+    Index("entries_by_instant", "occurred_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
     Index(
         "seals_by_account",
         *("tenant", "subject", "metric", "epoch", "n"),
@@ -110,12 +82,12 @@ entries = Table(
 balances = Table(
     "balances",
     metadata,
-    *_account(),
-    *_period(),
-    _instant("period_end", nullable=True),
+    *account(),
+    *period(),
+    instant("period_end", nullable=True),
     Column("plan", Text),
     Column("used", BigInteger, nullable=False),
-    *_place(),
+    *place(),
     PrimaryKeyConstraint(
         "tenant", "subject", "metric", "period_kind", "period_start", name="an_account_has_one_balance_a_period"
     ),
@@ -125,8 +97,8 @@ balances = Table(
 cap_balances = Table(
     "cap_balances",
     metadata,
-    *_account(),
-    *_period(),
+    *account(),
+    *period(),
     Column("used", BigInteger, nullable=False),
     PrimaryKeyConstraint(
         "tenant", "subject", "metric", "period_kind", "period_start", name="an_account_has_one_balance_a_capped_window"
@@ -138,12 +110,12 @@ grants = Table(
     "grants",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
-    *_account(),
+    *account(),
     Column("amount", BigInteger, nullable=False),
     Column("priority", Integer, nullable=False),
-    _instant("expires_at", nullable=True),
+    instant("expires_at", nullable=True),
     Column("reason", Text),
-    _instant("created_at", now=True),
+    instant("created_at", now=True),
     Column("created_by", Text, nullable=False),
     Column("idempotency_key", Text),
     Column("journalled", Boolean, nullable=False, server_default=false()),
@@ -158,7 +130,7 @@ grant_balances = Table(
     metadata,
     Column("grant_id", BigInteger, nullable=False),
     Column("tenant", Text, nullable=False),
-    *_period(),
+    *period(),
     Column("used", BigInteger, nullable=False),
     PrimaryKeyConstraint("grant_id", "period_kind", "period_start", name="a_grant_has_one_balance_a_period"),
 )
@@ -167,18 +139,18 @@ grant_balances = Table(
 holds = Table(
     "holds",
     metadata,
-    *_place(),
-    *_account(),
+    *place(),
+    *account(),
     Column("amount", BigInteger, nullable=False),
-    _instant("expires_at"),
+    instant("expires_at"),
     Column("parts", Text),
     Column("caps", Text),
-    *_period(),
-    _instant("period_end", nullable=True),
+    *period(),
+    instant("period_end", nullable=True),
     Column("plan", Text),
     Column("window", Text, nullable=False),
-    *_optional_texts("sealed", "settled_by"),
-    _instant("settled_at", nullable=True),
+    *optional_texts("sealed", "settled_by"),
+    instant("settled_at", nullable=True),
     PrimaryKeyConstraint("shard", "epoch", "n", name="a_hold_stands_where_its_entry_does"),
     CheckConstraint(
         "settled_by IN ('commit', 'release', 'expire')", name="a_hold_is_settled_by_commit_release_or_expire"
@@ -190,12 +162,12 @@ holds = Table(
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,
-    *_texts("tenant", "subject", "route", "key"),
+    *texts("tenant", "subject", "route", "key"),
     Column("shard", Integer, nullable=False),
-    *_numbers("epoch", "first_n"),
+    *numbers("epoch", "first_n"),
     Column("receipt_count", Integer, nullable=False),
     Column("kind", Text, nullable=False),
-    _instant("occurred_at"),
+    instant("occurred_at"),
     PrimaryKeyConstraint("tenant", "subject", "route", "key", name="an_idempotency_key_names_one_receipt"),
     Index("idempotency_keys_by_age", "occurred_at"),
 )
@@ -206,13 +178,14 @@ take_backs = Table(
     metadata,
     Column("tenant", Text, nullable=False),
     Column("shard", Integer, nullable=False),
-    *_numbers("epoch", "first_n"),
+    *numbers("epoch", "first_n"),
     Column("receipt_count", Integer, nullable=False),
-    *_texts("kind", "reason"),
-    _instant("created_at", now=True),
-    _instant("done_at", nullable=True),
+    *texts("kind", "reason"),
+    instant("created_at", now=True),
+    instant("done_at", nullable=True),
+    *claims(),
     PrimaryKeyConstraint("shard", "epoch", "first_n", name="a_receipt_is_taken_back_once"),
-    Index("take_backs_that_wait", "created_at", postgresql_where=text("done_at IS NULL")),
+    Index("take_backs_that_wait", "next_try_at", postgresql_where=text("done_at IS NULL")),
 )
 
 catalogs = Table(
@@ -221,7 +194,7 @@ catalogs = Table(
     Column("tenant", Text, nullable=False),
     Column("version", BigInteger, nullable=False),
     Column("document", JSONB, nullable=False),
-    _instant("applied_at", now=True),
+    instant("applied_at", now=True),
     Column("applied_by", Text, nullable=False),
     PrimaryKeyConstraint("tenant", "version", name="a_catalog_version_is_written_once"),
 )
@@ -229,12 +202,12 @@ catalogs = Table(
 subscriptions = Table(
     "subscriptions",
     metadata,
-    *_texts("tenant", "subject"),
+    *texts("tenant", "subject"),
     Column("plan", Text, nullable=False),
     Column("status", Text, nullable=False),
-    _instant("anchor", nullable=True),
+    instant("anchor", nullable=True),
     Column("add_ons", JSONB, nullable=False, server_default=text("'{}'")),
-    _instant("changed_at", now=True),
+    instant("changed_at", now=True),
     Column("changed_by", Text, nullable=False),
     PrimaryKeyConstraint("tenant", "subject", name="a_subject_has_one_subscription"),
     CheckConstraint(
@@ -249,7 +222,7 @@ announcements = Table(
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("tenant", Text, nullable=False),
     Column("subject", Text),
-    _instant("created_at", now=True),
+    instant("created_at", now=True),
 )
 
 api_keys = Table(
@@ -259,18 +232,18 @@ api_keys = Table(
     Column("tenant", Text, nullable=False),
     Column("digest", LargeBinary, nullable=False),
     Column("scopes", ARRAY(Text), nullable=False),
-    _instant("created_at", now=True),
-    _instant("expires_at", nullable=True),
-    _instant("revoked_at", nullable=True),
+    instant("created_at", now=True),
+    instant("expires_at", nullable=True),
+    instant("revoked_at", nullable=True),
 )
 
 reconciliations = Table(
     "reconciliations",
     metadata,
     Column("run_id", BigInteger, Identity(always=True), primary_key=True),
-    _instant("started_at"),
-    _instant("finished_at"),
-    *_numbers("accounts", "drifted", "corrected", "undrained_entries", "lag_ms", "incidents"),
+    instant("started_at"),
+    instant("finished_at"),
+    *numbers("accounts", "drifted", "corrected", "undrained_entries", "lag_ms", "incidents"),
     Column("drifts", JSONB, nullable=False),
 )
 
@@ -279,7 +252,7 @@ incidents = Table(
     "incidents",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
-    _instant("found_at", now=True),
+    instant("found_at", now=True),
     Column("shard", Integer, nullable=False),
     Column("kind", Text, nullable=False),
     Column("detail", JSONB, nullable=False),
@@ -290,10 +263,26 @@ outage_charges = Table(
     "outage_charges",
     metadata,
     Column("id", Uuid, primary_key=True),
-    *_texts("tenant", "subject"),
+    *texts("tenant", "subject"),
     Column("document", JSONB, nullable=False),
-    _instant("kept_at", now=True),
-    _instant("settled_at", nullable=True),
+    instant("kept_at", now=True),
+    instant("settled_at", nullable=True),
     Column("refusal", Text),
-    Index("outage_charges_that_wait", "kept_at", "id", postgresql_where=text("settled_at IS NULL")),
+    *claims(),
+    Index("outage_charges_that_wait", "next_try_at", postgresql_where=text("settled_at IS NULL")),
+    Index("outage_charges_by_age", "settled_at"),
+    Index("outage_charges_that_were_refused", "kept_at", postgresql_where=text("refusal IS NOT NULL")),
+)
+
+# Steps whose outcome nobody heard, until whatever they charged is taken back.
+lost_replies = Table(
+    "lost_replies",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("document", JSONB, nullable=False),
+    Column("until_ms", BigInteger, nullable=False),
+    instant("noted_at", now=True),
+    *claims(),
+    Index("lost_replies_that_wait", "next_try_at"),
 )

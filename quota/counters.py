@@ -13,7 +13,7 @@ import lua
 from quota import keys, protocol
 from quota.breaker import Breaker
 from quota.errors import CountersUnavailable
-from quota.gathering import MAX_BATCH_STEPS, MAX_CALLS_IN_FLIGHT, Gathering, is_of_unknown_outcome
+from quota.gathering import MAX_BATCH_STEPS, MAX_CALLS_IN_FLIGHT, Gathering, is_of_unknown_outcome, told_of
 from quota.journal import Entry, parsed_entry
 from quota.protocol import Call, Mode, Step
 from quota.redis_clock import RedisClock
@@ -21,6 +21,7 @@ from quota.replies import Outcome, Reply, parsed_reply
 
 MAX_PIPELINED_CALLS = 100
 MAX_ENTRIES_A_TRIP = 1_000
+MAX_ENTRIES_SINCE = 200_000
 MAX_WAITING_BATCHES = 100
 LATE_TIMER_S = 0.005
 """A timer of an idle loop fires within one millisecond: later than this, the loop was held up."""
@@ -65,7 +66,7 @@ class Counters:
     def __init__(self, connection: "redis.asyncio.Redis", *, deadline_s: float, record_ttl_s: int) -> None:
         self._connection = connection
         self._deadline_s = deadline_s
-        self._record_ttl_ms = record_ttl_s * 1000
+        self.record_ttl_ms = record_ttl_s * 1000
         self._gathering = Gathering(self._decide)
         self._breaker = Breaker(self._probe)
         self.clock = RedisClock()
@@ -83,8 +84,10 @@ class Counters:
         self._refuse_while_away()
         return self._gathering.add(step)
 
-    async def decide_in_order(self, steps: Sequence[Step]) -> list[Reply]:
-        """The replies to at most MAX_BATCH_STEPS steps, decided one after the other in one call of their own."""
+    async def decide_in_order(self, steps: Sequence[Step]) -> list[Reply | CountersUnavailable]:
+        """The replies to at most MAX_BATCH_STEPS steps, decided one after the other in one call of their own; where
+        that has none, what each step is told instead. It raises only if nothing was sent.
+        """
         assert len(steps) <= MAX_BATCH_STEPS, "the caller cuts a batch into calls"
         self._refuse_while_away()
         if self._batches_waiting >= MAX_WAITING_BATCHES:
@@ -94,7 +97,11 @@ class Counters:
         self._batches_waiting += 1
         try:
             async with self._batches:
-                return await self._decide(steps)
+                self._refuse_while_away()  # it may have gone away while this batch waited
+                try:
+                    return list(await self._decide(steps))
+                except CountersUnavailable as error:
+                    return [told_of(step, error) for step in steps]
         finally:
             self._batches_waiting -= 1
 
@@ -105,7 +112,7 @@ class Counters:
     async def _decide(self, steps: Sequence[Step]) -> list[Reply]:
         not_after_ms = self.clock.now_ms() + CHARGE_WITHIN_MS
         try:
-            texts = await self.run(protocol.consume(steps, self._record_ttl_ms, not_after_ms))
+            texts = await self.run(protocol.consume(steps, self.record_ttl_ms, not_after_ms))
         except CountersUnavailable as error:
             lost = [step for step in steps if step.mode is not Mode.CHECK]
             if lost and is_of_unknown_outcome(error):
@@ -164,6 +171,8 @@ class Counters:
             if loop.time() - give_up_at < LATE_TIMER_S:
                 break
             give_up_at = loop.time() + LATE_TIMER_S
+        # Some connections answer a cancellation with an error of their own, of which nobody wants to hear.
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         task.cancel()
         raise TimeoutError
 
@@ -195,6 +204,10 @@ class Counters:
             pipeline.hget(keys.head(shard), field)
         return list(await self._told(pipeline.execute()))
 
+    async def has_record(self, record_key: str) -> bool:
+        """Whether an answer is remembered under this name."""
+        return await self._told(_exists(self._connection, record_key))
+
     async def entries(self, shard: int, first: str, last: str, count: int) -> list[Entry]:
         """At most `count` entries that the shard's journal still holds, from one place to another, both included."""
         found: list[Entry] = []
@@ -206,6 +219,22 @@ class Counters:
                 break
             first = f"({found[-1].place}"
         return found
+
+    async def entries_since(self, shard: int, from_ms: int) -> list[Entry]:
+        """The entries that the shard's journal still holds of what happened since an instant, the latest first.
+
+        CountersUnavailable when they are more than can be looked through: then many of them are on their way out.
+        """
+        found: list[Entry] = []
+        last = "+"
+        while len(found) < MAX_ENTRIES_SINCE:
+            items = await self._told(_range_back(self._connection, keys.journal(shard), last, MAX_ENTRIES_A_TRIP))
+            page = [parsed_entry(shard, item[0], item[1]) for item in items]
+            found += [entry for entry in page if entry.occurred_at_ms >= from_ms]
+            if len(page) < MAX_ENTRIES_A_TRIP or page[-1].occurred_at_ms < from_ms:
+                return found
+            last = f"({page[-1].place}"
+        raise CountersUnavailable("the journal is longer than can be looked through")
 
     async def ping(self) -> None:
         """Raises CountersUnavailable when Redis does not answer."""
@@ -243,6 +272,15 @@ async def _time_ms(connection: redis.asyncio.Redis) -> int:
     return int(seconds) * 1000 + int(microseconds) // 1000
 
 
+async def _exists(connection: redis.asyncio.Redis, name: str) -> bool:
+    return bool(await connection.exists(name))
+
+
 async def _range(connection: redis.asyncio.Redis, stream: str, first: str, last: str, count: int) -> list[Any]:
     found: Any = await connection.xrange(stream, min=first, max=last, count=count)
+    return list(found)
+
+
+async def _range_back(connection: redis.asyncio.Redis, stream: str, last: str, count: int) -> list[Any]:
+    found: Any = await connection.xrevrange(stream, max=last, count=count)
     return list(found)

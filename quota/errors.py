@@ -21,6 +21,7 @@ QuotagateError
 ├── NoSubscription              no active plan, and the tenant has no default one
 ├── IdempotencyKeyReused        the same key came with another body
 ├── CountersUnavailable         Redis did not answer in time, or refuses to write
+│   └── CountersDamaged         it answered, and what stands there cannot be read
 ├── LedgerUnavailable           Postgres did not answer
 └── Unsafe                      a setting or a server with which the promises could not be kept
 
@@ -125,6 +126,10 @@ class IdempotencyKeyReused(QuotagateError):
 
 class CountersUnavailable(QuotagateError):
     code = "COUNTERS_UNAVAILABLE"
+
+
+class CountersDamaged(CountersUnavailable):
+    """No outage: nothing is let through for it."""
 
 
 class LedgerUnavailable(QuotagateError):

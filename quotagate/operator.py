@@ -18,6 +18,11 @@ from quota.settings import Settings, variable
 from quotagate.catalog_file import read_catalog
 
 KEY_SECRET_BYTES = 32
+TABLES_OF_WORK = {
+    "let_through": "requests that were let through in an outage (table outage_charges)",
+    "lost_replies": "lost replies (table lost_replies)",
+    "take_backs": "charges that must be taken back (table take_backs)",
+}
 LATE_AFTER_S = 30
 
 
@@ -161,7 +166,7 @@ async def _findings(settings: Settings) -> list[str]:
         return str(error).splitlines()
     finally:
         await gateway.close()
-    return _late_drain(settings)
+    return _late_drain(settings) + _left_to_do(settings)
 
 
 def _late_drain(settings: Settings) -> list[str]:
@@ -179,3 +184,24 @@ def _late_drain(settings: Settings) -> list[str]:
     if late_s < LATE_AFTER_S:
         return []
     return [f"the ledger is {late_s} s behind the counters: are `quotagate worker` and `quotagate scheduler` running?"]
+
+
+def _left_to_do(settings: Settings) -> list[str]:
+    """A finding for whatever an outage has left to be done that gateways should have done by now."""
+    from ledger import outages
+    from ledger.store import ALL_TENANTS, connect, transaction
+
+    with transaction(connect(settings.database_url), ALL_TENANTS) as connection:
+        left = outages.left(connection)
+    refused, _ = left.pop("refused")
+    findings = [
+        f"{rows} {TABLES_OF_WORK[what]} are not done, and the oldest has waited for {oldest_s:.0f} s: gateways log why"
+        for what, (rows, oldest_s) in left.items()
+        if rows and oldest_s >= LATE_AFTER_S
+    ]
+    if refused:
+        findings.append(
+            f"{refused} requests that were let through in an outage can never be charged: "
+            "see `refusal` in the table outage_charges"
+        )
+    return findings

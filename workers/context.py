@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from redis import Redis
 from sqlalchemy import Engine
 
-from ledger import repeats, schema
+from ledger import outages, repeats, schema
 from ledger.store import ALL_TENANTS, connect, transaction
 from quota.errors import Unsafe
 from quota.journal import Journal
@@ -35,15 +35,22 @@ class Context:
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def forget(self) -> int:
-        """Forgets idempotency keys that are past their time, in many small transactions; how many rows."""
+        """Forgets idempotency keys that are past their time, and outages of long ago, in many small transactions; how
+        many rows."""
         forgotten = 0
         for _ in range(MAX_FORGETTINGS):
             with transaction(self.engine, ALL_TENANTS) as connection:
-                rows = repeats.forget(connection, self.settings.idempotency_ttl_s)
-            forgotten += rows
-            if rows < repeats.MAX_FORGOTTEN or self.stopping.is_set():
+                keys = repeats.forget(connection, self.settings.idempotency_ttl_s)
+                charges = outages.forget(connection)
+            forgotten += keys + charges
+            if max(keys, charges) < repeats.MAX_FORGOTTEN or self.stopping.is_set():
                 break
         return forgotten
+
+    def left_to_do(self) -> dict[str, tuple[int, float]]:
+        """What gateways have still to do after an outage: see ledger/outages.py."""
+        with transaction(self.engine, ALL_TENANTS) as connection:
+            return outages.left(connection)
 
     def make_partitions(self) -> int:
         with transaction(self.engine, ALL_TENANTS) as connection:

@@ -47,8 +47,15 @@ def announce() -> int:
 
 
 def forget() -> int:
-    """Forgets idempotency keys that are past their time."""
+    """Forgets idempotency keys that are past their time, and outages of long ago."""
     return context().forget()
+
+
+def count_what_is_left() -> None:
+    """Tells Prometheus what gateways have still to do after an outage."""
+    for what, (rows, oldest_s) in context().left_to_do().items():
+        metrics.left_to_do.labels(what).set(rows)
+        metrics.left_to_do_oldest_seconds.labels(what).set(oldest_s)
 
 
 def make_partitions() -> int:

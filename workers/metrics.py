@@ -19,3 +19,12 @@ compared_accounts = Gauge(
 drifted_accounts = Gauge(
     "quotagate_drifted_accounts", "Accounts that differed from the ledger in it.", multiprocess_mode="mostrecent"
 )
+left_to_do = Gauge(
+    "quotagate_left_to_do",
+    "What an outage has left to do: let_through, lost_replies, take_backs; refused will never be done.",
+    ["what"],
+    multiprocess_mode="mostrecent",
+)
+left_to_do_oldest_seconds = Gauge(
+    "quotagate_left_to_do_oldest_seconds", "Age of the oldest of each.", ["what"], multiprocess_mode="mostrecent"
+)

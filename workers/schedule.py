@@ -15,6 +15,7 @@ WATCHDOG_EVERY_S = 2
 ANNOUNCE_EVERY_S = 2
 PARTITIONS_EVERY_S = 6 * 3600
 FORGET_EVERY_S = 60
+COUNT_EVERY_S = 10
 LOOK_EVERY_S = 1
 """How often rq-scheduler looks for what is due."""
 
@@ -74,6 +75,7 @@ def _jobs(settings: Settings) -> tuple[tuple[str, str, int], ...]:
         (queues.JOBS, "reconcile", settings.reconcile_every_s),
         (queues.JOBS, "make_partitions", PARTITIONS_EVERY_S),
         (queues.JOBS, "forget", FORGET_EVERY_S),
+        (queues.JOBS, "count_what_is_left", COUNT_EVERY_S),
     )
 
 

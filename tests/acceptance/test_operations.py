@@ -289,6 +289,33 @@ def test_doctor_finds_nothing_in_a_healthy_system_and_says_what_is_unsafe_in_ano
     assert len(unsafe.stdout.splitlines()) == 1
 
 
+def test_doctor_tells_of_what_an_outage_has_left_undone(system: System) -> None:
+    folder = ("--data", str(system.data))
+    # Of an account that no catalog knows, and whose time has not come.
+    system.sql(
+        "INSERT INTO lost_replies (id, tenant, document, until_ms, noted_at) "
+        "VALUES (gen_random_uuid(), 'nobody', '{}', 9007199254740991, now() - interval '1 hour')"
+    )
+    system.sql(
+        "INSERT INTO outage_charges (id, tenant, subject, document, settled_at, refusal) "
+        "VALUES (gen_random_uuid(), 'nobody', 'u', '{}', now(), 'the catalog has no metric x')"
+    )
+    try:
+        told = system.command("doctor", *folder, check=False)
+        assert told.returncode == 1
+        late, refused = told.stdout.splitlines()
+        assert re.search(r"1 lost replies .* has waited for 36\d\d s", late)
+        assert "can never be charged" in refused
+        eventually(lambda: 'quotagate_left_to_do{what="lost_replies"} 1.0' in _metrics(system), "metrics tell of it")
+    finally:
+        system.sql("DELETE FROM lost_replies WHERE tenant = 'nobody'")
+        system.sql("DELETE FROM outage_charges WHERE tenant = 'nobody'")
+
+
+def _metrics(system: System) -> str:
+    return httpx.get(f"{system.urls['gateway']}/metrics").text
+
+
 def test_a_catalog_file_is_compared_then_applied(system: System, make_tenant: MakeTenant, tmp_path: Path) -> None:
     tenant = make_tenant("credits")
     assert tenant.consume("u_1", "credits", 36).status_code == 429

@@ -1,5 +1,7 @@
 """Caps, grants, refunds, reservations and levels, over HTTP against the whole system."""
 
+import re
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -143,6 +145,14 @@ class TestReservations:
         assert (denied.status_code, denied.json()["code"]) == (429, "QUOTA_EXCEEDED")
         assert post(tenant, f"/v1/reservations/{ident}/commit", {"amount": 1000}).json()["used"] == 1000
 
+    def test_a_denied_commit_offers_a_plan_for_what_is_more_than_was_held(self, make_tenant: MakeTenant) -> None:
+        plans = {f"p{n}": {"rank": n, "limits": {"tokens": {"limit": 1000 * n, "period": "month"}}} for n in (1, 2, 3)}
+        tenant = make_tenant({"default_plan": "p1", "metrics": {"tokens": {}}, "plans": plans})
+        ident = self.hold(tenant, 900).json()["id"]
+        denied = post(tenant, f"/v1/reservations/{ident}/commit", {"amount": 1001}).json()
+        assert (denied["amount"], denied["remaining"], denied["upgrade"]["plan"]) == (1001, 100, "p2")
+        assert denied["detail"].startswith("Not enough tokens: 100 left, 101 more asked.")
+
     def test_it_is_settled_once(self, tenant: Tenant) -> None:
         ident = self.hold(tenant, 10).json()["id"]
         assert post(tenant, f"/v1/reservations/{ident}/commit").status_code == 200
@@ -213,6 +223,31 @@ class TestSoftLimits:
         answer = tenant.consume("u", "exports", 5).json()
         assert (answer["allowed"], answer["used"], answer["overage"], answer["remaining"]) == (True, 5, 3, 0)
         assert answer["warning"] == 100
+
+
+def test_what_was_decided_is_counted_by_route_and_outcome(system: System, tenant: Tenant) -> None:
+    def counted() -> Counter[tuple[str, str]]:
+        text = httpx.get(f"{system.urls['gateway']}/metrics").text
+        lines = re.findall(r'quotagate_decisions_total\{outcome="(\w+)",route="([^"]+)"\} (\S+)', text)
+        return Counter({(route, outcome): int(float(count)) for outcome, route, count in lines})
+
+    before = counted()
+    hold = {"subject": "u", "metric": "tokens", "amount": 600, "ttl_s": 60}
+    ident, denied = (post(tenant, "/v1/reservations", hold).json().get("id") for _ in range(2))
+    assert denied is None
+    assert post(tenant, f"/v1/reservations/{ident}/commit", {"amount": 1001}).status_code == 429
+    receipt = post(tenant, f"/v1/reservations/{ident}/commit").json()["receipt"]
+    assert post(tenant, "/v1/refunds", {"receipt": receipt}).status_code == 200
+    items = [{"subject": "u", "metric": "tokens", "amount": amount} for amount in (1, 2000, 3)]
+    assert post(tenant, "/v1/consume/batch", {"items": items}).status_code == 200
+    assert counted() - before == {
+        ("/v1/reservations", "allowed"): 1,
+        ("/v1/reservations", "denied"): 1,
+        ("/v1/reservations/{id}/commit", "denied"): 1,
+        ("/v1/refunds", "refunded"): 1,
+        ("/v1/consume/batch", "allowed"): 2,
+        ("/v1/consume/batch", "denied"): 1,
+    }
 
 
 def test_nothing_of_a_metric_is_allowed_and_changes_nothing(tenant: Tenant) -> None:

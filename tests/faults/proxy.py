@@ -16,11 +16,12 @@ class Faults:
     """What happens to each connection from now on; may be set at any time, from any thread.
 
     `drop_chance` is the share of the replies to scripts that are not passed on: the connection is closed instead, after
-    the server has done what was asked. `drop_next` so many replies to scripts are lost for certain. `delay_chance` is
-    the share of them that are passed on after `delay_s`.
+    the server has done what was asked. `drop_next` so many replies to scripts are lost for certain, after `pass_next`
+    that are not. `delay_chance` is the share of them that are passed on after `delay_s`.
     """
 
     drop_chance: float = 0.0
+    pass_next: int = 0
     drop_next: int = 0
     delay_chance: float = 0.0
     delay_s: float = 0.0
@@ -130,6 +131,9 @@ class Proxy:
 
     def fate_of_a_script(self) -> float | None:
         """None: its reply is dropped; else by how many seconds it is delayed."""
+        if self.faults.pass_next > 0:
+            self.faults.pass_next -= 1
+            return 0.0
         if self.faults.drop_next > 0:
             self.faults.drop_next -= 1
             self.counts.dropped += 1

@@ -87,6 +87,8 @@ class Repeats:
             {"items": [{**each, "subject": self.subject("atomic")} for each in items], "atomic": True},
         )
         post("hold", "/v1/reservations", held)
+        post("settled", "/v1/reservations", {**held, "subject": self.subject("settled")})
+        post("lapsed", "/v1/reservations", {**held, "subject": self.subject("lapsed"), "ttl_s": 2})
         post("refund", "/v1/refunds", {"receipt": self.receipt, "amount": 3})
         post("release", "/v1/release", released)
 
@@ -101,6 +103,9 @@ def repeats(faulty: System, doors: tuple[Door, Door], request: pytest.FixtureReq
         made.receipt = consume(client, made.subject("refund"), amount=10).json()["receipt"]
         assert consume(client, made.subject("level"), "projects", 9).status_code == 200
         made.ask(made.first, other)
+        assert client.post(f"/v1/reservations/{made.first['settled'].json()['id']}/commit").status_code == 200
+        lapsed = made.subject("lapsed")
+        eventually(lambda: status(client, lapsed)["held"] == 0, "the hold has expired")
         faulty.drained()
         request.param(faulty)
         made.ask(made.again, other)
@@ -129,21 +134,72 @@ class TestAfterRedisForgot:
         assert repeats.again["atomic"].json()["results"][0]["used"] == 18
         eventually(lambda: used(repeats.client, repeats.subject("atomic")) == 9, "the repeat is taken back")
 
-    def test_the_second_of_two_reservations_is_released(self, repeats: Repeats) -> None:
+    def commit(self, repeats: Repeats, answers: dict[str, httpx.Response], name: str) -> httpx.Response:
+        return repeats.client.post(f"/v1/reservations/{answers[name].json()['id']}/commit")
+
+    def test_of_two_reservations_the_one_that_the_caller_was_told_of_last_stays(self, repeats: Repeats) -> None:
         assert repeats.first["hold"].json()["id"] != repeats.again["hold"].json()["id"]
         assert repeats.again["hold"].json()["held"] == 12
         subject = repeats.subject("held")
-        eventually(lambda: status(repeats.client, subject)["held"] == 6, "the second hold is released")
-        settled = repeats.client.post(f"/v1/reservations/{repeats.first['hold'].json()['id']}/commit")
+        eventually(lambda: status(repeats.client, subject)["held"] == 6, "the first hold is released")
+        assert self.commit(repeats, repeats.first, "hold").json()["code"] == "RESERVATION_SETTLED"
+        settled = self.commit(repeats, repeats.again, "hold")
         assert (settled.status_code, settled.json()["used"], settled.json()["held"]) == (200, 6, 0)
 
-    def test_a_partial_refund_ends_with_one(self, repeats: Repeats) -> None:
-        assert repeats.first["refund"].json()["refunded_total"] == 3
-        eventually(lambda: used(repeats.client, repeats.subject("refund")) == 7, "the second part is taken again")
+    def test_a_reservation_is_released_whose_first_one_was_committed(self, repeats: Repeats) -> None:
+        assert (repeats.again["settled"].json()["used"], repeats.again["settled"].json()["held"]) == (6, 6)
+        subject = repeats.subject("settled")
+        eventually(lambda: status(repeats.client, subject)["held"] == 0, "the second hold is released")
+        assert self.commit(repeats, repeats.again, "settled").status_code == 409
+        assert used(repeats.client, subject) == 6
+
+    def test_a_reservation_whose_first_one_has_expired_is_the_only_one(
+        self, faulty: System, repeats: Repeats, client: httpx.Client
+    ) -> None:
+        """It expires too: nobody has released it."""
+        subject = repeats.subject("lapsed")
+        assert repeats.again["lapsed"].json()["held"] == 6
+        eventually(lambda: status(client, subject)["held"] == 0, "the second hold has ended")
+        consume(client, subject)  # a look writes nothing down
+        faulty.drained()
+        assert kinds(faulty, subject) == {"hold": 2, "expire": 2, "consume": 1}
+
+    def test_a_partial_refund_is_answered_again_and_not_done_again(self, faulty: System, repeats: Repeats) -> None:
+        first, again = repeats.first["refund"].json(), repeats.again["refund"]
+        assert (again.status_code, again.headers["idempotency-replayed"]) == (200, "true")
+        assert again.json() == first | {"replayed": True}
+        assert used(repeats.client, repeats.subject("refund")) == 7
+        rest = repeats.client.post("/v1/refunds", json={"receipt": repeats.receipt})
+        assert (rest.json()["refunded"], rest.json()["refunded_total"]) == (7, 10)
+        faulty.drained()
+        assert kinds(faulty, repeats.subject("refund")) == {"consume": 1, "refund": 2}
+
+    def test_the_key_of_a_refund_is_still_that_of_one_receipt(self, repeats: Repeats) -> None:
+        other = consume(repeats.client, repeats.subject("refund"), amount=2).json()["receipt"]
+        key = {"Idempotency-Key": "the-key"}
+        for body in ({"receipt": other}, {"receipt": repeats.receipt, "amount": 2}):
+            refused = repeats.client.post("/v1/refunds", json=body, headers=key)
+            assert (refused.status_code, refused.json()["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
 
     def test_a_release_of_a_level_ends_with_one(self, repeats: Repeats) -> None:
         assert [each["release"].json()["used"] for each in (repeats.first, repeats.again)] == [7, 5]
         eventually(lambda: used(repeats.client, repeats.subject("level"), "projects") == 7, "it is taken again")
+
+
+def test_a_refund_that_was_done_twice_after_all_is_charged_again(faulty: System, client: httpx.Client) -> None:
+    """As where both stores had failed: the drain has noted the second one."""
+    receipt = consume(client, "refunded_twice", amount=10).json()["receipt"]
+    for _ in range(2):
+        assert client.post("/v1/refunds", json={"receipt": receipt, "amount": 3}).status_code == 200
+    faulty.drained()
+    faulty.sql(
+        "INSERT INTO take_backs (tenant, shard, epoch, first_n, receipt_count, kind, reason) "
+        "SELECT tenant, shard, epoch, max(n), 1, kind, 'tried out' FROM entries "
+        "WHERE subject = 'refunded_twice' AND kind = 'refund' GROUP BY tenant, shard, epoch, kind"
+    )
+    eventually(lambda: used(client, "refunded_twice") == 7, "the second refund is charged again")
+    assert_the_two_agree(faulty)
+    assert kinds(faulty, "refunded_twice") == {"consume": 2, "refund": 2}
 
 
 def test_a_refund_is_served_though_it_is_the_first_request_that_a_lost_shard_sees(

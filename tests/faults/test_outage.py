@@ -70,6 +70,7 @@ def test_nobody_makes_a_trip_to_a_redis_that_is_known_to_hang_and_it_is_used_aga
 
 
 def test_no_request_fails_on_a_connection_that_was_closed_while_nobody_used_it(faulty: System, door: Door) -> None:
+    eventually(lambda: faulty.sql("SELECT count(*) FROM lost_replies") == [(0,)], "nobody uses one by himself")
     requests = [{"subject": f"again-{place % 40}", "metric": "units"} for place in range(400)]
     assert hammer([door.url], faulty.admin_key, requests).counts == {200: 400}
     door.redis.cut()
@@ -180,3 +181,33 @@ def test_a_redis_that_is_stopped_and_goes_on_has_charged_only_what_was_answered(
     eventually(lambda: used(reader, "stopped") == served, "what was not answered is taken back")
     assert_the_two_agree(faulty)
     assert used(reader, "stopped") == served
+
+
+def test_a_gateway_that_is_killed_while_redis_hangs_leaves_to_others_what_it_knew(
+    faulty: System, door: Door, reader: httpx.Client
+) -> None:
+    """What it sent lies in Redis's sockets, and is charged when it goes on: nobody else has heard of that."""
+    for metric in ("units", "likes"):
+        assert consume(reader, "orphaned", metric).status_code == 200
+    with door.gateway.client() as client:
+        assert consume(client, "orphaned").status_code == 200  # its key and its catalog are known now
+        redis = faulty.server("redis")
+        redis.suspend()
+        try:
+            refused, let_through = consume(client, "orphaned", amount=5), consume(client, "orphaned", "likes", 5)
+            eventually(lambda: faulty.sql("SELECT count(*) FROM lost_replies") == [(2,)], "both are written down")
+            door.gateway.kill()
+        finally:
+            redis.resume()
+    try:
+        assert refused.status_code == 503
+        assert (let_through.status_code, let_through.json()["degraded"]) == (200, True)
+        eventually(lambda: _let_through(faulty, "orphaned") == [(True, None)], "what was let through is settled")
+        eventually(lambda: faulty.sql("SELECT count(*) FROM lost_replies") == [(0,)], "the other is looked for")
+        assert (used(reader, "orphaned"), used(reader, "orphaned", "likes")) == (2, 6)
+        assert_the_two_agree(faulty)
+        found = kinds(faulty, "orphaned")
+        assert found["refund"] > 0, "what lay in the sockets was charged when Redis went on"
+        assert found["consume"] - found["refund"] == 4
+    finally:
+        door.gateway.start()

@@ -168,7 +168,7 @@ def test_calls_in_a_row_go_out_a_hundred_a_trip_and_a_failed_one_stays_alone(sto
 
 
 def test_a_batch_is_decided_in_its_order_in_a_call_of_its_own(stores: Stores, shard: Shard) -> None:
-    async def ask() -> tuple[list[Reply], list[int]]:
+    async def ask() -> tuple[list[Any], list[int]]:
         async with counting(stores.redis_url) as (held, connection):
             single = held.decide(shard.step(1))
             replies = await held.decide_in_order([shard.step(n) for n in range(1, 101)])
@@ -187,7 +187,7 @@ def test_a_batch_is_decided_in_its_order_in_a_call_of_its_own(stores: Stores, sh
 def test_in_a_batch_whoever_shares_an_account_that_is_not_ready_waits_behind_it(stores: Stores, shard: Shard) -> None:
     """What comes later would be decided first otherwise: m is ready, m2 is not, and the second item charges both."""
 
-    async def ask() -> list[Reply]:
+    async def ask() -> list[Any]:
         async with counting(stores.redis_url) as (held, _):
             steps = [shard.step(1), shard.step(1, 1), shard.step(1), shard.step(1, metric="m9")]
             return await held.decide_in_order(steps)
@@ -196,10 +196,38 @@ def test_in_a_batch_whoever_shares_an_account_that_is_not_ready_waits_behind_it(
     assert shard.account()["state"].split(" ")[0] == "1"
 
 
+def test_a_batch_that_is_refused_is_told_so_for_each_of_its_steps(stores: Stores, shard: Shard) -> None:
+    shard.connection.config_set("maxmemory", "1")
+
+    async def ask() -> list[Any]:
+        async with counting(stores.redis_url) as (held, _):
+            return await held.decide_in_order([shard.step(1), shard.step(1, key="k")])
+
+    try:
+        found = within(ask())
+    finally:
+        shard.connection.config_set("maxmemory", "0")
+    assert [(type(each), str(each)) for each in found] == [
+        (CountersUnavailable, "the counters refuse to write; nothing was changed")
+    ] * 2
+
+
+def test_a_record_is_known_once_something_was_answered_under_it(stores: Stores, shard: Shard) -> None:
+    async def ask() -> list[bool]:
+        async with counting(stores.redis_url) as (held, _):
+            step = shard.step(1, key="k")
+            assert step.record_key is not None
+            before = await held.has_record(step.record_key)
+            await held.decide(step)
+            return [before, await held.has_record(step.record_key), await held.has_record(f"{step.record_key}2")]
+
+    assert within(ask()) == [False, True, False]
+
+
 def test_few_batches_are_under_way_at_once_and_no_more_wait_than_there_is_room_for(
     stores: Stores, shard: Shard
 ) -> None:
-    async def ask() -> tuple[int, list[list[Reply] | BaseException]]:
+    async def ask() -> tuple[int, list[Any]]:
         async with counting(stores.redis_url) as (held, connection):
             batches = (held.decide_in_order([shard.step(1)] * 2) for _ in range(MAX_WAITING_BATCHES + 10))
             found = await asyncio.gather(*batches, return_exceptions=True)

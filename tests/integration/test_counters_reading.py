@@ -11,12 +11,13 @@ from gateway.admission import Admission
 from quota import counters
 from quota.counters import SCRIPTS
 from quota.demands import Asked, Demand, step
+from quota.errors import CountersUnavailable
 from quota.journal import Entry
 from quota.protocol import Mode, Step
 from quota.replies import Reply
 from tests.conftest import Stores
 from tests.integration.counting import counting, within
-from tests.integration.shard import Shard
+from tests.integration.shard import ClockedShard, Shard
 
 
 @pytest.fixture
@@ -90,5 +91,66 @@ def test_entries_are_read_a_page_a_trip_each_once_and_in_their_order(
             assert (await read("1-3", "1-9", 100))[0] == whole[3:10]
             assert (await read("1-3", "1-9", 5))[0] == whole[3:8]
             assert (await read("1-12", "+", 5))[0] == []
+
+    within(ask())
+
+
+@pytest.mark.parametrize("a_trip", [1, 3, 4, 12, 13])
+def test_what_happened_since_an_instant_is_read_back_from_the_end(
+    stores: Stores, connection: "redis.Redis", monkeypatch: pytest.MonkeyPatch, a_trip: int
+) -> None:
+    monkeypatch.setattr(counters, "MAX_ENTRIES_A_TRIP", a_trip)
+    clocked = ClockedShard(connection)
+    clocked.open(limit=None)
+    began_ms = clocked.now_ms()
+    for _ in range(12):
+        clocked.consume(clocked.step(1))
+        clocked.step_clock(10)
+    whole = clocked.entries()
+    assert [each.occurred_at_ms for each in whole] == [began_ms + 10 * n for n in range(12)]
+
+    async def ask() -> None:
+        async with counting(stores.redis_url) as (held, counted):
+            for n, since_ms in ((0, began_ms - 1), (0, began_ms), (5, began_ms + 41), (5, began_ms + 50)):
+                counted.commands.clear()
+                assert await held.entries_since(clocked.number, since_ms) == whole[n:][::-1]
+                # A page that is not full tells that this was all; or one that is older, that the rest is older still.
+                trips = 12 // a_trip + 1 if n == 0 else -(-(12 - n + 1) // a_trip)
+                assert counted.commands.count("XREVRANGE") == trips
+            assert await held.entries_since(clocked.number, began_ms + 111) == []
+            assert await held.entries_since(clocked.number + 1, 0) == []
+
+    within(ask())
+
+
+def test_more_entries_than_go_into_one_trip_are_read_each_once(stores: Stores, shard: Shard) -> None:
+    for _ in range(25):
+        shard.consume(*[shard.step(1)] * 100)
+
+    async def ask() -> list[int]:
+        async with counting(stores.redis_url) as (held, _):
+            return [each.place.n for each in await held.entries_since(shard.number, 0)]
+
+    assert within(ask()) == list(range(2_499, -1, -1))
+
+
+def test_a_journal_that_is_longer_than_can_be_looked_through_is_refused(
+    stores: Stores, shard: Shard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was missed at its beginning would be taken for something that was never charged."""
+    monkeypatch.setattr(counters, "MAX_ENTRIES_A_TRIP", 4)
+    monkeypatch.setattr(counters, "MAX_ENTRIES_SINCE", 12)
+    shard.consume(*(shard.step(1) for _ in range(11)))
+    last_ms = shard.entries()[-1].occurred_at_ms
+
+    async def ask() -> None:
+        async with counting(stores.redis_url) as (held, counted):
+            assert len(await held.entries_since(shard.number, 0)) == 11
+            shard.consume(shard.step(1))
+            counted.commands.clear()
+            with pytest.raises(CountersUnavailable, match="longer than can be looked through"):
+                await held.entries_since(shard.number, 0)
+            assert counted.commands.count("XREVRANGE") == 3
+            assert len(await held.entries_since(shard.number, last_ms + 60_000)) == 0
 
     within(ask())

@@ -80,6 +80,18 @@ class TestHolds:
         assert pipeline.call(holds.settled_by, ACCOUNT, 3, f"1-{place}") == "open"
 
 
+class TestAmounts:
+    def test_what_was_held_is_known_by_account_place_and_period(self, pipeline: Pipeline) -> None:
+        pipeline.clocked.open("m", 100)
+        place = f"1-{do(pipeline, Mode.HOLD, 5, '60000')}"
+        start_ms = pipeline.clocked.window().start_ms
+        pipeline.drained()
+        other = AccountName("t", "u", "m2")
+        wanted = [(ACCOUNT, 3, place, start_ms), (other, 3, place, start_ms), (ACCOUNT, 4, place, start_ms)]
+        wanted += [(ACCOUNT, 3, "1-9", start_ms), (ACCOUNT, 3, place, start_ms + 1)]
+        assert [pipeline.call(holds.amount_of, *each) for each in wanted] == [5, 0, 0, 0, 0]
+
+
 class TestCapsAndSeals:
     def test_a_capped_window_has_used_what_was_consumed_and_committed_less_what_was_refunded(
         self, pipeline: Pipeline

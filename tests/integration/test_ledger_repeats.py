@@ -42,9 +42,11 @@ def later(pipeline: Pipeline, seconds: int) -> None:
 
 
 def to_take_back(pipeline: Pipeline) -> list[int]:
-    found = pipeline.call(repeats.waiting, 100)
-    assert {each.reason for each in found} <= {REASON}
-    return [each.first_n for each in found]
+    found = pipeline.rows(
+        "SELECT first_n, reason FROM take_backs WHERE done_at IS NULL ORDER BY created_at, shard, epoch, first_n"
+    )
+    assert {reason for _, reason in found} <= {REASON}
+    return [first_n for first_n, _ in found]
 
 
 class TestRepeats:
@@ -55,7 +57,7 @@ class TestRepeats:
         assert pipeline.rows(f"SELECT {COLUMNS} FROM idempotency_keys") == [
             ("t", "u", "consume", "k", 3, 1, 0, 2, "consume")
         ]
-        assert pipeline.call(repeats.waiting, 100) == [TakeBack("t", 3, 1, 2, 2, "consume", REASON)]
+        assert pipeline.call(repeats.claim, 100) == [TakeBack("t", 3, 1, 2, 2, "consume", REASON)]
 
     def test_copies_in_one_batch_are_found_too(self, pipeline: Pipeline) -> None:
         copies = [consume(pipeline, 1) for _ in range(4)]
@@ -144,10 +146,10 @@ class TestRepeats:
     def test_what_was_taken_back_is_not_taken_back_again(self, pipeline: Pipeline) -> None:
         lost = TakeBack("t", 3, 1, 7, 1, "consume", repeats.NO_CALLER_WAS_TOLD)
         assert [pipeline.call(repeats.add, lost) for _ in range(2)] == [True, False]
-        assert pipeline.call(repeats.waiting, 10) == [lost]
-        pipeline.call(repeats.done, 3, 1, 7)
+        assert pipeline.call(repeats.claim, 10) == [lost]
+        pipeline.call(repeats.done, [lost])
         assert pipeline.call(repeats.add, lost) is False
-        assert pipeline.call(repeats.waiting, 10) == []
+        assert to_take_back(pipeline) == []
 
     def test_old_keys_and_what_was_done_long_ago_are_forgotten_in_bounded_runs(
         self, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
@@ -156,9 +158,10 @@ class TestRepeats:
         for number in range(4):
             consume(pipeline, 1, key=f"k{number}")
         pipeline.drained()
-        for number in range(2):
-            pipeline.call(repeats.add, TakeBack("t", 3, 1, number, 1, "consume", REASON))
-        pipeline.call(repeats.done, 3, 1, 0)
+        noted = [TakeBack("t", 3, 1, number, 1, "consume", REASON) for number in range(2)]
+        for each in noted:
+            pipeline.call(repeats.add, each)
+        pipeline.call(repeats.done, noted[:1])
         with transaction(pipeline.engine, ALL_TENANTS) as connection:
             old = "UPDATE idempotency_keys SET occurred_at = now() - interval '2 days' WHERE key <> 'k3'"
             connection.execute(text(old))

@@ -2,13 +2,15 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gateway.keeping import Keeping
 from gateway.outage import Outage
+from gateway.settling import Settling
 from gateway.spool import Spool
-from ledger.outages import LetThrough
+from ledger.outages import LetThrough, LostReply, Note
 from quota.catalog import Catalog, Metric, Operation
 from quota.demands import Asked, Demand
 from quota.errors import CountersUnavailable
@@ -31,6 +33,22 @@ AWAY = CountersUnavailable("the counters did not answer in time")
 T = TypeVar("T")
 
 
+def let_through(ident: str, **changes: Any) -> LetThrough:
+    usual: dict[str, Any] = {"tenant": "t", "subject": "u", "at_ms": 1, "charges": {"m": 5}, "request_id": "r"}
+    return LetThrough(id=ident, **(usual | changes))
+
+
+def lost_reply(ident: str, **changes: Any) -> LostReply:
+    usual: dict[str, Any] = {"tenant": "t", "subject": "u", "metric": "m", "shard": 3}
+    return LostReply(id=ident, **(usual | {"request_id": "r", "attempt": None, "until_ms": 1_000} | changes))
+
+
+def spooled(spool: Spool) -> Iterator[Note]:
+    """What stands in all files, which are closed by this."""
+    for path in spool.close_files():
+        yield from spool.read(path)
+
+
 class Scene:
     """The counters are away, the ledger is there."""
 
@@ -39,10 +57,14 @@ class Scene:
         self.store = FakeStore(self.kept.statements())
         self.counters = FakeCounters(AT_MS)
         self.admission = FakeAdmission(FakeCatalogs(catalog))
-        self.admission.now_ms = AT_MS
+        self.admission.at_ms = AT_MS
         self.spool = Spool(folder)
-        parts: Any = (self.admission, self.counters, self.store, self.spool)
-        self.outage = Outage(*parts)
+        around: Any = (self.store, self.spool)
+        self.keeping = Keeping(*around)
+        deciding: Any = (self.admission, self.keeping)
+        self.outage = Outage(*deciding)
+        charging: Any = (self.admission.ask_in_order, self.counters, self.store)
+        self.settling = Settling(*charging)
 
     def let_through(self, *demands: Demand) -> list[tuple[Asked, ...]]:
         async def ask() -> list[tuple[Asked, ...]]:
@@ -56,5 +78,5 @@ class Scene:
 
         return asyncio.run(call())
 
-    def spooled(self) -> list[LetThrough]:
-        return [entry for _, entries in self.spool.waiting() for entry in entries]
+    def spooled(self) -> list[Note]:
+        return list(spooled(self.spool))

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from gateway import lookups
 from gateway.lookups import Lookups
-from ledger import holds, receipts
+from ledger import earlier_uses, holds, receipts
+from ledger.earlier_uses import GivenBack
 from ledger.receipts import Taken
 from quota.errors import CountersUnavailable, ReceiptNotFound
 from quota.formats import Part
@@ -30,16 +32,21 @@ OLD = [old(Place(1, 7), ACCOUNT), old(Place(1, 8), OTHER)]
 
 
 class Scene:
-    """Both stores. `old` is what the ledger has of a receipt, by tenant; `settled_by` of a hold, by account.
-    `begun`: the shards in which an epoch was begun."""
+    """Both stores. `old` is what the ledger has of a receipt, by tenant; `settled_by` of a hold, by account; `refunded`
+    of a key, by its scope and since when. `begun`: the shards in which an epoch was begun."""
 
     def __init__(self) -> None:
         self.counters = FakeCounters()
         self.old: dict[str, list[Taken]] = {}
         self.settled_by: dict[AccountName, str] = {}
         self.begun: list[int] = []
+        self.refunded: dict[tuple[Any, ...], list[GivenBack]] = {}
         self.store = FakeStore(
             {
+                earlier_uses.refund: lambda *wanted: self.refunded.get(wanted, []),
+                holds.amount_of: lambda account, shard, place, start_ms: (
+                    8 if (account, shard, place, start_ms) == (ACCOUNT, 3, "1-7", MONTH.period.start_ms) else 0
+                ),
                 receipts.find: lambda tenant, *_: self.old.get(tenant, []),
                 holds.settled_by: lambda account, shard, place: (
                     self.settled_by.get(account) if (shard, place) == (3, "1-7") else None
@@ -59,6 +66,12 @@ class Scene:
 
     def taken(self, receipt: Receipt = RECEIPT, tenant: str = "t") -> tuple[int, list[Taken]]:
         return asyncio.run(self.lookups.taken(tenant, receipt))
+
+    def first_refund(self, key: str = "k") -> list[GivenBack]:
+        return asyncio.run(self.lookups.first_refund("t", 3, "u", key))
+
+    def held(self, start_ms: int = MONTH.period.start_ms, name: Reservation = HOLD) -> int:
+        return asyncio.run(self.lookups.held("t", 3, name, start_ms))
 
     def end(self, tenant: str = "t", name: Reservation = HOLD) -> str | None:
         return asyncio.run(self.lookups.end_of_hold(tenant, 3, name))
@@ -123,6 +136,22 @@ def test_what_was_never_given_out_to_this_tenant_is_not_found(scene: Scene, entr
         scene.taken()
 
 
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [entry(7), entry(8)],
+        [entry(8, **{**PAIR, "receipt_first_n": 8})],
+        [entry(8, account=AccountName("t2", "u", "m"), **PAIR)],
+        [entry(7, receipt_count=5), entry(8, receipt_count=5)],
+    ],
+)
+def test_a_receipt_with_a_wrong_count_is_not_on_its_way(scene: Scene, entries: list[Entry]) -> None:
+    """Nobody is told to come back for what will never be there."""
+    scene.journal(*entries)
+    with pytest.raises(ReceiptNotFound):
+        scene.taken(Receipt(3, 1, 7, 20))
+
+
 def test_a_commit_has_a_receipt_too(scene: Scene) -> None:
     scene.journal(entry(7, "commit"))
     assert scene.taken(Receipt(3, 1, 7, 1))[1][0].kind == "commit"
@@ -185,3 +214,54 @@ def test_a_hold_that_this_account_never_made_is_not_known(scene: Scene, entries:
     scene.journal(*entries, *ends)
     scene.settled_by |= dict.fromkeys(OTHERS, "commit")
     assert scene.end() is None
+
+
+GIVEN = [GivenBack(Place(1, 7), 3, 5)]
+SINCE_MS = 900_000
+"""As long before the counters' clock as a key is remembered."""
+
+
+def test_a_refund_whose_record_redis_has_lost_is_found_in_the_ledger(scene: Scene) -> None:
+    scene.refunded["t", "u", "refunds", "k", SINCE_MS] = GIVEN
+    assert (scene.first_refund(), scene.first_refund("other")) == (GIVEN, [])
+    assert scene.store.asked == [("t", "refund")] * 2
+
+
+def test_a_refund_that_redis_remembers_is_not_looked_for(scene: Scene) -> None:
+    scene.counters.records.add("qg:{3}:i:t:u:refunds:k")
+    scene.refunded["t", "u", "refunds", "k", SINCE_MS] = GIVEN
+    assert (scene.first_refund(), scene.store.asked) == ([], [])
+
+
+def test_while_the_ledger_is_away_no_refund_is_known_and_none_is_kept_from_being_done(scene: Scene) -> None:
+    scene.store.is_away = True
+    assert scene.first_refund() == []
+
+
+def test_a_ledger_that_hangs_holds_no_refund_up(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang(*_: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(lookups, "LOOK_WITHIN_S", 0.01)
+    scene.store.run = hang  # type: ignore[method-assign]
+    assert scene.first_refund() == []
+
+
+def test_what_was_held_is_known_to_the_journal_or_to_the_ledger(scene: Scene) -> None:
+    assert scene.held() == 8
+    scene.journal(entry(7, "hold", amount=9))
+    assert scene.held() == 9
+    assert len(scene.store.asked) == 1
+
+
+def test_what_was_held_in_another_period_is_not_held_in_this_one(scene: Scene) -> None:
+    assert scene.held(0) == 0
+    scene.journal(entry(7, "hold", amount=9))
+    assert scene.held(0) == 0
+
+
+@pytest.mark.parametrize("is_hold", [False, True])
+def test_what_cannot_be_looked_up_is_told_as_nothing_held(scene: Scene, is_hold: bool) -> None:
+    scene.store.is_away = True
+    scene.journal(entry(7, "hold" if is_hold else "consume", amount=9))
+    assert scene.held() == (9 if is_hold else 0)

@@ -1,4 +1,4 @@
-"""While the counters are away: what is refused, what is let through, and where that is kept."""
+"""While the counters are away: what is refused, and what is let through and kept."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,10 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway import outage as outages_module
 from ledger.outages import LetThrough
 from quota.demands import Asked, Demand
-from quota.errors import CountersUnavailable
+from quota.errors import CountersDamaged, CountersUnavailable
 from quota.protocol import Mode
 from tests.unit.fakes import FakeStore
 from tests.unit.outage_scene import AT_MS, AWAY, DEMAND, KEYED, Scene
@@ -47,7 +46,16 @@ def test_a_gateway_that_has_read_no_catalog_refuses(tmp_path: Path) -> None:
         Scene(tmp_path, catalog=None).let_through(DEMAND)
 
 
-def test_what_is_let_through_is_kept_before_it_is_answered(scene: Scene) -> None:
+def test_counters_that_answer_and_are_damaged_are_no_outage(scene: Scene) -> None:
+    """Nobody could charge it later either."""
+    damaged = CountersDamaged("the counters refuse: the account is damaged")
+    with pytest.raises(CountersDamaged) as refused:
+        asyncio.run(scene.outage.let_through(DEMAND, damaged))
+    assert refused.value is damaged
+    assert scene.kept.entries == {}
+
+
+def test_what_is_let_through_is_kept_with_all_that_its_charge_will_need(scene: Scene) -> None:
     (charges,) = scene.let_through(replace(KEYED, metadata={"n": 1}))
     (entry,) = scene.kept.entries.values()
     assert replace_id(entry) == LetThrough(
@@ -78,7 +86,7 @@ def test_nobody_is_answered_while_the_ledger_has_not_got_it(scene: Scene) -> Non
                 await may_go_on.wait()
                 return await super().run(tenant, function, *arguments)
 
-        scene.outage._store = Slow(scene.kept.statements())  # type: ignore[assignment]
+        scene.keeping._store = Slow(scene.kept.statements())  # type: ignore[assignment]
         answered = asyncio.create_task(scene.outage.let_through(DEMAND, AWAY))
         for _ in range(10):
             await asyncio.sleep(0)
@@ -88,11 +96,6 @@ def test_nobody_is_answered_while_the_ledger_has_not_got_it(scene: Scene) -> Non
         assert len(scene.kept.entries) == 1
 
     asyncio.run(ask())
-
-
-def test_those_of_one_turn_are_written_together(scene: Scene) -> None:
-    charges = scene.let_through(*(replace(DEMAND, subject=f"u{n}") for n in range(50)))
-    assert (scene.kept.writes, len(charges), len(scene.kept.entries)) == ([50], 50, 50)
 
 
 def test_an_operation_is_kept_with_its_charges_of_now(scene: Scene) -> None:
@@ -125,24 +128,6 @@ def test_what_charges_nothing_is_let_through_and_nothing_is_kept(
     assert (scene.kept.writes, scene.spooled()) == ([], [])
 
 
-def test_with_the_ledger_away_too_it_is_kept_on_the_disk(scene: Scene) -> None:
-    scene.store.is_away = True
-    assert scene.let_through(DEMAND, KEYED) == [(Asked("a", 5),)] * 2
-    assert [entry.idempotency_key for entry in scene.spooled()] == [None, "k"]
-
-
-def test_a_ledger_that_hangs_counts_as_away(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outages_module, "KEEP_WITHIN_S", 0.01)
-
-    class Hanging(FakeStore):
-        async def run(self, *_: Any) -> Any:
-            await asyncio.Event().wait()
-
-    scene.outage._store = Hanging({})  # type: ignore[assignment]
-    scene.let_through(DEMAND)
-    assert len(scene.spooled()) == 1
-
-
 def test_where_nothing_can_keep_it_the_request_is_refused(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     def append(_: Any) -> None:
         raise OSError("no space left")
@@ -151,13 +136,3 @@ def test_where_nothing_can_keep_it_the_request_is_refused(scene: Scene, monkeypa
     scene.store.is_away = True
     with pytest.raises(CountersUnavailable, match="neither the counters nor the ledger nor a disk"):
         scene.let_through(DEMAND)
-
-
-def test_a_failure_that_nobody_foresaw_reaches_every_caller(scene: Scene) -> None:
-    scene.store.failure = ZeroDivisionError()
-
-    async def ask() -> list[tuple[Asked, ...] | BaseException]:
-        both = (scene.outage.let_through(each, AWAY) for each in (DEMAND, KEYED))
-        return await asyncio.wait_for(asyncio.gather(*both, return_exceptions=True), 5)
-
-    assert [type(each) for each in asyncio.run(ask())] == [ZeroDivisionError] * 2

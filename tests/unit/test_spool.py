@@ -1,4 +1,6 @@
-"""The spool: what was let through stands on the disk before anybody hears of it, whatever becomes of the process."""
+"""The spool: what an outage leaves to be done stands on the disk before anybody hears of it, whatever becomes of the
+process.
+"""
 
 import fcntl
 import os
@@ -15,27 +17,31 @@ import pytest
 
 from gateway import spool
 from gateway.spool import Spool
-from ledger.outages import LetThrough
+from ledger.outages import LetThrough, LostReply, Note
+from tests.unit.outage_scene import let_through as entry
+from tests.unit.outage_scene import lost_reply, spooled
 
 ROOT = Path(__file__).parents[2]
 APPENDING = """
 import sys
 from pathlib import Path
 from gateway.spool import Spool
-from tests.unit.test_spool import entry
+from tests.unit.outage_scene import let_through
 spool = Spool(Path(sys.argv[1]))
-spool.append([entry("of another process")])
+spool.append([let_through("of another process")])
 print("appended", flush=True)
 sys.stdin.read()
 """
 
 
-def entry(ident: str, subject: str = "u") -> LetThrough:
-    return LetThrough(id=ident, tenant="t", subject=subject, at_ms=1, charges={"m": 5}, request_id="r")
-
-
 def waiting(found: Spool) -> list[str]:
-    return [each.id for _, entries in found.waiting() for each in entries]
+    return [each.id for each in spooled(found)]
+
+
+def file_of(found: Spool) -> tuple[Path, list[Note]]:
+    """The only one, which is closed by this, and what stands in it."""
+    (path,) = found.close_files()
+    return path, found.read(path)
 
 
 @pytest.fixture
@@ -66,21 +72,32 @@ def test_what_was_appended_waits_in_its_order_until_it_is_removed(folder: Path) 
         operation="reel",
         metadata={"n": 1.5},
         idempotency_key="k",
+        route="consume/batch",
         fingerprint="f",
     )
-    found.append([whole, entry("2")])
-    found.append([entry("3")])
-    ((path, entries),) = found.waiting()
-    assert entries == [whole, entry("2"), entry("3")]
-    assert waiting(found) == ["1", "2", "3"]
+    lost = LostReply(
+        id="2",
+        tenant="t",
+        subject="ü/ö",
+        metric="m",
+        shard=3,
+        request_id="r",
+        attempt="p.1#2",
+        until_ms=2**53 - 1,
+    )
+    found.append([whole, lost, entry("3")])
+    found.append([lost_reply("4")])
+    path, notes = file_of(found)
+    assert notes == [whole, lost, entry("3"), lost_reply("4")]
+    assert waiting(found) == ["1", "2", "3", "4"]
     found.remove(path)
     found.remove(path)
-    assert found.waiting() == []
+    assert (found.close_files(), found.read(path)) == ([], [])
     assert list(folder.iterdir()) == []
 
 
 def test_a_folder_that_is_not_there_holds_nothing_and_is_not_made_by_looking(folder: Path) -> None:
-    assert (Spool(folder).waiting(), Spool(folder).has_any()) == ([], False)
+    assert (Spool(folder).close_files(), Spool(folder).size()) == ([], 0)
     assert not folder.exists()
 
 
@@ -91,20 +108,27 @@ def test_the_folder_is_nobody_elses_to_read(folder: Path) -> None:
     assert waiting(found) == ["1"]
 
 
-def test_there_is_something_from_the_first_append_to_the_last_removal(folder: Path) -> None:
+def test_its_size_counts_every_byte_from_the_first_append_to_the_last_removal(
+    folder: Path, other: "subprocess.Popen[str]"
+) -> None:
     found = Spool(folder)
+    theirs = found.size()
+    assert theirs == len(spool._encode(entry("of another process"))) + 1
+    for _ in range(2):
+        found.append([entry("1")])
+        found.close_files()
     found.append([entry("1")])
-    assert found.has_any()
-    ((path, _),) = found.waiting()
-    assert found.has_any()
-    found.remove(path)
-    assert not found.has_any()
+    assert found.size() == theirs + 3 * (len(spool._encode(entry("1"))) + 1)
+    for path in found.close_files():
+        found.remove(path)
+    assert found.size() == theirs
+    assert other.poll() is None
 
 
 def test_what_comes_after_a_look_goes_into_a_file_of_its_own(folder: Path) -> None:
     found = Spool(folder)
     found.append([entry("1")])
-    ((first, _),) = found.waiting()
+    first, _ = file_of(found)
     found.append([entry("2")])
     found.remove(first)
     assert waiting(found) == ["2"]
@@ -135,7 +159,6 @@ def test_the_file_of_a_process_that_lives_is_left_alone(folder: Path, other: sub
     found.append([entry("mine")])
     assert waiting(found) == ["mine"]
     assert len(list(folder.glob("*.open"))) == 1
-    assert found.has_any()
     assert other.poll() is None
 
 
@@ -148,20 +171,14 @@ def test_the_file_of_a_process_that_was_killed_is_taken_over(folder: Path, other
     assert waiting(Spool(folder)) == ["of another process"]
 
 
-def test_a_line_that_was_torn_by_a_death_is_dropped_and_the_others_are_kept(folder: Path) -> None:
-    folder.mkdir()
-    whole = b"".join(spool._encode(entry(ident)) + b"\n" for ident in ("1", "2"))
-    torn = spool._encode(entry("3"))
-    for end in (1, len(torn) // 2, len(torn) - 1):
-        (folder / f"{end}.open").write_bytes(whole + torn[:end])
-    assert waiting(Spool(folder)) == ["1", "2"] * 3
-
-
-def test_a_damaged_line_costs_no_other(folder: Path) -> None:
-    folder.mkdir()
-    lines = [spool._encode(entry("1")), b"\0" * 40, spool._encode(entry("2"))]
-    (folder / "a.ndjson").write_bytes(b"\n".join(lines) + b"\n")
-    assert waiting(Spool(folder)) == ["1", "2"]
+def test_a_file_is_closed_when_it_is_long_enough(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever stores it reads it whole."""
+    monkeypatch.setattr(spool, "MAX_FILE_BYTES", 2 * (len(spool._encode(entry("1"))) + 1))
+    found = Spool(folder)
+    for ident in ("1", "2", "3", "4", "5"):
+        found.append([entry(ident)])
+    assert sorted(path.suffix for path in folder.iterdir()) == [".ndjson", ".ndjson", ".open"]
+    assert sorted(waiting(found)) == ["1", "2", "3", "4", "5"]
 
 
 def test_a_folder_of_somebody_else_is_neither_written_nor_believed(
@@ -169,13 +186,13 @@ def test_a_folder_of_somebody_else_is_neither_written_nor_believed(
 ) -> None:
     """Anybody may make a folder of that name under /var/tmp, and write charges into it."""
     folder.mkdir()
-    (folder / "a.ndjson").write_bytes(spool._encode(entry("made up")) + b"\n")
+    (folder / "a.v1.ndjson").write_bytes(spool._encode(entry("made up")) + b"\n")
     monkeypatch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
     found = Spool(folder)
     with pytest.raises(OSError, match="belongs to somebody else"):
         found.append([entry("1")])
-    assert (found.waiting(), found.has_any()) == ([], False)
-    assert [path.name for path in folder.iterdir()] == ["a.ndjson"]
+    assert (found.close_files(), found.size()) == ([], 0)
+    assert [path.name for path in folder.iterdir()] == ["a.v1.ndjson"]
 
 
 def test_beyond_its_size_a_spool_refuses_and_what_it_has_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +210,7 @@ def test_files_that_were_closed_count_as_well(folder: Path, monkeypatch: pytest.
     monkeypatch.setattr(spool, "MAX_SPOOL_BYTES", len(spool._encode(entry("1"))) * 3)
     for ident in ("1", "2", "3"):
         found.append([entry(ident)])
-        found.waiting()
+        found.close_files()
     with pytest.raises(OSError, match="as much as it may"):
         found.append([entry("4")])
     assert sorted(waiting(found)) == ["1", "2", "3"]
@@ -246,7 +263,7 @@ def test_what_could_not_be_flushed_is_not_kept(folder: Path, monkeypatch: pytest
 
 def test_two_that_look_at_once_take_a_file_over_once(folder: Path) -> None:
     folder.mkdir()
-    path = folder / "a.open"
+    path = folder / "a.v1.open"
     path.write_bytes(spool._encode(entry("1")) + b"\n")
     with path.open("rb") as busy:
         fcntl.flock(busy, fcntl.LOCK_EX)

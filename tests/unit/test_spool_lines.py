@@ -1,0 +1,79 @@
+"""The lines of a spool's files: what is torn, what nobody can read, and what is for another version."""
+
+import os
+from pathlib import Path
+
+import pytest
+import structlog
+
+from gateway import spool
+from gateway.spool import Spool
+from tests.unit.outage_scene import let_through as entry
+from tests.unit.outage_scene import spooled
+
+
+def waiting(found: Spool) -> list[str]:
+    return [each.id for each in spooled(found)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "spool"
+
+
+def test_a_line_that_was_torn_by_a_death_is_dropped_and_the_others_are_kept(folder: Path) -> None:
+    """Nobody was told of it, so nobody need look at it."""
+    folder.mkdir()
+    whole = b"".join(spool._encode(entry(ident)) + b"\n" for ident in ("1", "2"))
+    torn = spool._encode(entry("3"))
+    for end in (1, len(torn) // 2, len(torn) - 1, len(torn)):
+        (folder / f"{end}.v1.open").write_bytes(whole + torn[:end])
+    assert waiting(Spool(folder)) == ["1", "2"] * 4
+    assert {path.suffix for path in folder.iterdir()} == {".ndjson"}
+
+
+BAD_LINES = [b"\0" * 40, b'{"type":"let_through","id":', b"", b'{"type":"unheard_of"}', b"\xff\r"]
+
+
+def test_lines_that_cannot_be_read_are_set_aside_as_they_are_and_cost_no_other(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "a.v1.ndjson").write_bytes(
+        b"\n".join([spool._encode(entry("1")), *BAD_LINES, spool._encode(entry("2")), b""])
+    )
+    found = Spool(folder)
+    with structlog.testing.capture_logs() as told:
+        assert waiting(found) == ["1", "2"]
+    aside = folder / "a.v1.unreadable"
+    assert [(each["log_level"], each["lines"], each["file"]) for each in told] == [("error", 5, str(aside))]
+    assert waiting(found) == ["1", "2"]  # the ledger was away meanwhile: it is read once more
+    assert aside.read_bytes() == b"\n".join(BAD_LINES) + b"\n"
+    (path,) = found.close_files()
+    found.remove(path)
+    assert list(folder.iterdir()) == [aside]
+    assert (found.close_files(), found.size()) == ([], 0)
+
+
+def test_what_is_set_aside_is_on_the_disk_before_its_file_goes_away(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[tuple[int, int]] = []
+
+    def fsync(handle: int) -> None:
+        flushed.append((os.fstat(handle).st_ino, os.fstat(handle).st_size))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    folder.mkdir()
+    (folder / "a.v1.ndjson").write_bytes(b"?\n")
+    assert waiting(Spool(folder)) == []
+    aside = (folder / "a.v1.unreadable").stat()
+    assert flushed == [(aside.st_ino, aside.st_size)]
+
+
+@pytest.mark.parametrize("name", ["a.v2.open", "a.v2.ndjson", "a.open", "a.ndjson", "a.v2.unreadable"])
+def test_files_of_another_version_are_left_alone(folder: Path, name: str) -> None:
+    """What stands in them is for processes that know it."""
+    folder.mkdir()
+    (folder / name).write_bytes(spool._encode(entry("1")) + b"\n")
+    found = Spool(folder)
+    assert (found.close_files(), found.size()) == ([], 0)
+    assert [path.name for path in folder.iterdir()] == [name]
