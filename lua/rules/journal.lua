@@ -15,11 +15,6 @@ local function queue(account, kind, amount, change, more)
   return entry
 end
 
-local function set_or_drop(account, name, text)
-  if text == account.found[name] then return end
-  if text == '' then redis.call('HDEL', account.key, name) else redis.call('HSET', account.key, name, text) end
-end
-
 -- The note that a subject has no plan goes away by itself, but an account with units stays: what would make it again is
 -- the ledger, and their entries may not be there yet.
 local function has_units(account)
@@ -27,40 +22,41 @@ local function has_units(account)
 end
 
 local function save(account)
+  local is_note = string.find(account.window, WITHOUT_PLAN, 1, true)
   local reached, next_warning = levels_of(account)
   local ceiling = -1 -- only a plain account has its decision made without these rules, and not when a warning is due
   if account.hold_count == 0 and #account.grants == 0 and #account.caps == 0 and reached <= account.warned then
     ceiling = account.enforcement == 'hard' and account.limit or MAX_AMOUNT
     ceiling = math.min(ceiling, next_warning - 1)
     -- The first units of a note are seen here, whatever it may use.
-    if account.used == 0 and string.find(account.window, WITHOUT_PLAN, 1, true) then ceiling = math.min(ceiling, 0) end
+    if is_note and account.used == 0 then ceiling = math.min(ceiling, 0) end
   end
   if account.is_new then redis.call('DEL', account.key) end
   local rule = table.concat({ account.epoch, account.version, digits(ceiling),
     digits(math.min(account.period_end or NEVER, account.until_ms)),
     account.until_ms == NEVER and '-' or digits(account.until_ms), digits(account.limit), account.enforcement,
     account.nature }, ' ')
-  redis.call('HSET', account.key, 'state', digits(account.used) .. ' ' .. account.entry, 'window', account.window,
-    'rule', rule)
-  for place, text in pairs(account.hold_changes) do
-    if text == '' then redis.call('HDEL', account.key, 'h:' .. place)
-    else redis.call('HSET', account.key, 'h:' .. place, text) end
-  end
   local held = ''
   if account.hold_count > 0 then
     held = table.concat({ digits(account.held), account.hold_count, digits(account.first_expiry) }, ' ')
   end
-  if has_units(account) then redis.call('PERSIST', account.key) end
-  set_or_drop(account, 'held', held)
-  set_or_drop(account, 'grants', grants_text(account.grants))
-  set_or_drop(account, 'caps', caps_text(account.caps))
-  set_or_drop(account, 'warned', account.warned > 0 and digits(account.warned) or '')
-  set_or_drop(account, 'denials', account.denials)
-  set_or_drop(account, 'seal', account.seal)
-  set_or_drop(account, 'sealed', account.sealed)
-  set_or_drop(account, 'newest_grant', account.newest_grant ~= '0' and account.newest_grant or '')
-  set_or_drop(account, 'expired', account.expired_ms > 0 and digits(account.expired_ms) or '')
-  set_or_drop(account, 'counted_from', account.counted_from and digits(account.counted_from) or '')
+  local texts = { held = held, grants = grants_text(account.grants), caps = caps_text(account.caps),
+    warned = account.warned > 0 and digits(account.warned) or '', denials = account.denials, seal = account.seal,
+    sealed = account.sealed, newest_grant = account.newest_grant ~= '0' and account.newest_grant or '',
+    expired = account.expired_ms > 0 and digits(account.expired_ms) or '',
+    counted_from = account.counted_from and digits(account.counted_from) or '' }
+  local set = { 'state', digits(account.used) .. ' ' .. account.entry, 'window', account.window, 'rule', rule }
+  local drop = {}
+  local function set_or_drop(name, text)
+    if text == '' then drop[#drop + 1] = name else set[#set + 1], set[#set + 2] = name, text end
+  end
+  for _, name in ipairs(OPTIONAL) do
+    if texts[name] ~= account.found[name] then set_or_drop(name, texts[name]) end
+  end
+  for place, text in pairs(account.hold_changes) do set_or_drop('h:' .. place, text) end
+  redis.call('HSET', account.key, unpack(set))
+  if #drop > 0 then redis.call('HDEL', account.key, unpack(drop)) end
+  if is_note and has_units(account) then redis.call('PERSIST', account.key) end
 end
 
 -- The first append comes before every other write, because it is the only one that could be refused; then nil and why.
