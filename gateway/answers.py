@@ -86,9 +86,13 @@ def _seconds_until(instant_ms: int | None, now_ms: int) -> int | None:
 
 
 def _seconds_to_wait(decision: Decision) -> int | None:
-    """Until everything that it ran into has ended; None where one of that never does."""
-    ends = [each.bound.period.end_ms for each in decision.charges if not each.fits]
-    return None if None in ends else _seconds_until(max((end or 0 for end in ends), default=None), decision.now_ms)
+    """Until everything that it ran into has ended; None where waiting does not help: one of that never ends, or more
+    was asked for than there is room for in an unused window."""
+    refused = [each for each in decision.charges if not each.fits]
+    ends = [each.bound.period.end_ms for each in refused]
+    if None in ends or not all(each.could_fit for each in refused):
+        return None
+    return _seconds_until(max((end or 0 for end in ends), default=None), decision.now_ms)
 
 
 def _policy_of(charge: Charged) -> str:

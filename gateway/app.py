@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -36,7 +35,7 @@ from gateway.requests import MAX_BATCH_BYTES
 from gateway.reservations import Reservations
 from gateway.resources import StrictRequest, scope_guard, to_problem
 from gateway.settling import Settling
-from gateway.spool import Spool, default_folder
+from gateway.spool import Spool, folder_of
 from gateway.taking_back import TakingBack
 from ledger import schema, shards
 from ledger.store import ALL_TENANTS, Store
@@ -101,7 +100,7 @@ class Gateway:
         await begin_missing(self.counters, self.store, list(range(shard_count)))
         # Connections are made before the first requests come, which would wait for them within their deadline.
         await asyncio.gather(*(self.counters.ping() for _ in range(MAX_CALLS_IN_FLIGHT)))
-        return Parts(self, shard_count)
+        return Parts(self, shard_count, await self.store.run(ALL_TENANTS, shards.store_id))
 
     async def close(self) -> None:
         await self.counters.close()
@@ -111,13 +110,12 @@ class Gateway:
 class Parts:
     """What answers requests, made of an opened gateway's stores."""
 
-    def __init__(self, gateway: Gateway, shard_count: int) -> None:
+    def __init__(self, gateway: Gateway, shard_count: int, store_id: str) -> None:
         counters, store = gateway.counters, gateway.store
-        folder = Path(gateway.settings.outage_dir) if gateway.settings.outage_dir else default_folder()
         self.admission = Admission(counters, store, shard_count)
         self.lookups = Lookups(counters, store, self.admission.epochs, shard_count)
         self.taking_back = TakingBack(self.admission, counters, self.lookups, store)
-        self.keeping = Keeping(store, Spool(folder))
+        self.keeping = Keeping(store, Spool(folder_of(store_id, gateway.settings.outage_dir)))
         self.outage = Outage(self.admission, self.keeping)
         self.settling = Settling(partial(ask_in_order, self.admission, counters), counters, store)
         self.lost_replies = LostReplies(counters, store, self.taking_back, self.keeping)

@@ -28,6 +28,9 @@ from quota.protocol import Mode
 ROUTE = "consume/batch"
 """The scope of the items' keys."""
 
+PLACE_MARK = "§"
+"""Between the header's key and an item's place. Keys are printable ASCII, so no caller's own key can have it."""
+
 
 class Batch:
     """The route, bound to what decides."""
@@ -142,7 +145,8 @@ def _demand_or_error(asking: Asking, place: int, raw: msgspec.Raw) -> Demand | Q
         item = decoded(BatchItem, bytes(raw))
         key = None if item.idempotency_key is UNSET else checked_key(item.idempotency_key.encode())
         if key is None and asking.idempotency_key is not None:
-            key = f"{asking.idempotency_key}#{place}"  # the whole batch again is each of its items again
+            # The whole batch again is each of its items again.
+            key = f"{asking.idempotency_key}{PLACE_MARK}{place}"
         demand = demand_of(asking, item, Mode.CONSUME, key, ROUTE)
         # Each item is a try of its own: where the reply to some is lost, the others were told.
         return replace(demand, attempt=f"{asking.attempt or ''}#{place}")

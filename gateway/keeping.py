@@ -17,8 +17,9 @@ from ledger.outages import LetThrough, LostReply, Note
 from ledger.store import ALL_TENANTS, Store
 from quota.errors import CountersUnavailable, LedgerUnavailable
 
-KEEP_WITHIN_S = 0.1
-"""The caller has waited for the counters already: a ledger that takes longer than this counts as away."""
+KEEP_WITHIN_S = 0.015
+"""The caller has waited for the counters already. A ledger that takes longer may have the note all the same; it goes to
+the disk as well, and is done once."""
 AWAY_FOR_S = 1.0
 """How long a ledger that was away is not asked again: nobody waits for it twice."""
 MAX_AT_ONCE = 1_000
@@ -96,7 +97,8 @@ class Keeping:
 
     async def _write(self, notes: list[Note]) -> None:
         loop = asyncio.get_running_loop()
-        if loop.time() >= self._ask_ledger_at:
+        is_asked = loop.time() >= self._ask_ledger_at
+        if is_asked:
             try:
                 async with asyncio.timeout(KEEP_WITHIN_S):
                     return await self._store.run(ALL_TENANTS, outages.keep, notes)
@@ -105,8 +107,10 @@ class Keeping:
         try:
             await asyncio.to_thread(self._spool.append, notes)
         except OSError as error:
+            # A ledger that did not answer may have taken it down.
+            outcome = "it may be charged when they are back" if is_asked else "nothing was charged"
             raise CountersUnavailable(
-                "neither the counters nor the ledger nor a disk can take this down; nothing was charged"
+                f"neither the counters nor the ledger nor a disk can take this down; {outcome}"
             ) from error
 
     async def keep_going(self) -> None:

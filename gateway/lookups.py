@@ -20,7 +20,7 @@ TAKING = {"consume", "commit"}
 SETTLING = {"commit", "release", "expire"}
 REFUNDS = "refunds"
 """The scope of the keys that refunds come with."""
-MAX_YOUNG_ENTRIES = 5_000
+MAX_YOUNG_ENTRIES = 50_000
 """Entries that a shard's journal holds while it is drained, many times over."""
 LOOK_WITHIN_S = 0.5
 """Far more than a look into the ledger takes; one that hangs is not waited for where it can be done without."""
@@ -103,8 +103,10 @@ class Lookups:
             return known
         if known is None and not any(_is_hold(entry, tenant, name) for entry in young):
             return None
-        ends = (entry.kind for entry in young if entry.detail == name.place and entry.kind in SETTLING)
-        return next(ends, "expire")
+        ends = [entry.kind for entry in young if entry.detail == name.place and entry.kind in SETTLING]
+        if not ends and len(young) >= MAX_YOUNG_ENTRIES:  # it may have been settled after these
+            raise CountersUnavailable("the journal is longer than can be looked through; nothing was changed")
+        return ends[0] if ends else "expire"
 
 
 def _is_of(entry: Entry, tenant: str, receipt: Receipt) -> bool:

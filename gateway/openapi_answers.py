@@ -64,7 +64,10 @@ _DENIAL = {
     "code": {"const": "QUOTA_EXCEEDED"},
     "detail": TEXT,
     "violated-policies": array(TEXT, minItems=1),
-    "retry_after_s": or_null({"type": "integer", "minimum": 1}),
+    "retry_after_s": {
+        **or_null({"type": "integer", "minimum": 1}),
+        "description": "Null where waiting does not help: a lifetime limit, or more than the whole limit was asked for",
+    },
     "upgrade": or_null(closed({"plan": IDENTIFIER, "limit": or_null(COUNT), "url": or_null(TEXT)})),
 }
 _COUNTED = ("accounts", "drifted", "corrected", "undrained_entries", "lag_ms", "incidents")

@@ -53,6 +53,7 @@ _KEY_OF_ITEM: Schema = {
 
 _AMOUNT: Schema = {"type": "integer", "minimum": 1, "maximum": MAX_AMOUNT}
 _AMOUNT_OR_NOTHING: Schema = {**_AMOUNT, "minimum": 0}
+_NOTHING_IS_A_LOOK = "0 is only a look: nothing is counted, and nothing is remembered under an idempotency key"
 _URL = {
     "type": "string",
     "description": "{plan} stands for the plan's name",
@@ -65,6 +66,8 @@ _URL = {
 def schemas() -> Schema:
     """What the routes take, by name."""
     _, found = msgspec.json.schema_components(_BODIES, ref_template="#/components/schemas/{name}")
+    for name in ("ConsumeRequest", "BatchItem", "ReleaseRequest"):
+        found[name]["properties"]["amount"]["description"] = _NOTHING_IS_A_LOOK
     found["ConsumeRequest"] = _either_metric_or_operation(found["ConsumeRequest"])
     item = found["BatchItem"]
     item["properties"]["idempotency_key"] = _KEY_OF_ITEM
@@ -89,7 +92,10 @@ def _batch() -> Schema:
     any_item = {"anyOf": [reference("BatchItem"), {"description": "Anything else: its result is a 400"}]}
     alone = closed({"items": array(any_item, **size), "atomic": {"const": False}}, "atomic")
     together = closed({"items": array(reference("ConsumeRequest"), **size), "atomic": {"const": True}})
-    alone["description"] = "Each item is decided by itself, also whether it can be understood"
+    alone["description"] = (
+        "Each item is decided by itself, also whether it can be understood. The header's key gives every item that has "
+        "none a key by its place: to repeat it, send the same batch again whole, in the same order"
+    )
     together["description"] = "All or none, for one subject; the header's key is the key of all"
     return {"title": "BatchRequest", "oneOf": [alone, together]}
 

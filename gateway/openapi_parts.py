@@ -12,7 +12,8 @@ from quota.catalog import PERIODS_BY_LENGTH
 KEY = {
     "name": "Idempotency-Key",
     "in": "header",
-    "description": "The same key with the same body gives the first answer again; `X-Idempotency-Key` is the same",
+    "description": "The same key with the same body gives the first answer again; `X-Idempotency-Key` is the same, "
+    "and where both are sent they must name the same key",
     "required": False,
     "schema": KEY_IN_HEADER,
 }
@@ -62,7 +63,10 @@ _RATE_LIMIT = {
 _REPLAYED = _header("Sent where this is the first answer again", {"type": "string", "const": "true"})
 _OF_PROBLEM: dict[int, Schema] = {
     401: {"WWW-Authenticate": _header("How to send a key", {"type": "string"}, is_required=True)},
-    429: {**_RATE_LIMIT, "Retry-After": _header("Seconds to the period's end; left out where it has none", _SECONDS)},
+    429: {
+        **_RATE_LIMIT,
+        "Retry-After": _header("Seconds to the period's end; left out where waiting does not help", _SECONDS),
+    },
     503: {"Retry-After": _header("Seconds", _SECONDS, is_required=True)},
 }
 

@@ -18,12 +18,12 @@ _sane_request_id = re.compile(r"[A-Za-z0-9._:\-]{1,128}\Z")
 
 
 def idempotency_key(values: list[bytes]) -> str | None:
-    """The key in an Idempotency-Key header, bare or as a quoted structured-field string; both name the same key."""
-    if not values:
-        return None
-    if len(values) > 1:
-        raise InvalidRequest("send one Idempotency-Key header")
-    return checked_key(values[0].strip())
+    """The key in the headers Idempotency-Key and X-Idempotency-Key, bare or as a quoted structured-field string; both
+    forms name the same key. InvalidRequest where the headers name more than one."""
+    keys = {checked_key(value.strip()) for value in values}
+    if len(keys) > 1:
+        raise InvalidRequest("Idempotency-Key and X-Idempotency-Key name different keys; send one of them")
+    return keys.pop() if keys else None
 
 
 def checked_key(raw: bytes) -> str:

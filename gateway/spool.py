@@ -34,9 +34,9 @@ _decode = msgspec.json.Decoder(Note).decode
 log = structlog.get_logger()
 
 
-def default_folder() -> Path:
-    """Where nothing else is said."""
-    return DEFAULT_PARENT / f"quotagate-{os.getuid()}"
+def folder_of(store_id: str, parent: str) -> Path:
+    """Of one ledger: what was let through for another one would be charged in the wrong place."""
+    return Path(parent) / store_id if parent else DEFAULT_PARENT / f"quotagate-{os.getuid()}-{store_id}"
 
 
 class Spool:
@@ -128,6 +128,7 @@ class Spool:
             with FileIO(aside, "wb") as file:
                 file.write(b"\n".join(unreadable) + b"\n")
                 os.fsync(file.fileno())  # the other file goes away as soon as the rest of it is stored
+            _flush_folder(self._folder)
             log.error(
                 "lines of an outage cannot be read: somebody must look at them", lines=len(unreadable), file=str(aside)
             )

@@ -3,7 +3,7 @@ without telling.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import structlog
@@ -11,6 +11,8 @@ from sqlalchemy import Connection, Row, bindparam, text
 
 from ledger.claims import claiming
 from ledger.tables import lost_replies, outage_charges
+from quota.identifiers import IDENTIFIER_PATTERN, MAX_AMOUNT
+from quota.settings import MAX_SHARDS
 
 MAX_REASON_CHARACTERS = 500
 MAX_FORGOTTEN = 10_000
@@ -20,34 +22,42 @@ SETTLED_ARE_KEPT_S = 30 * 86_400
 log = structlog.get_logger()
 
 
+# Checked whenever a note is read, so that one that was damaged on the disk or in the table stops no other.
+Identifier = Annotated[str, msgspec.Meta(pattern=IDENTIFIER_PATTERN)]
+Ident = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")]
+Words = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*\Z")]
+Amount = Annotated[int, msgspec.Meta(ge=0, le=MAX_AMOUNT)]
+Instant = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_999)]  # the end of the year 9999
+
+
 class LetThrough(msgspec.Struct, frozen=True, kw_only=True, tag="let_through"):
     """A consume that nobody could decide: `charges` are amounts by metric, `at_ms` is its instant."""
 
-    id: str
-    tenant: str
-    subject: str
-    at_ms: int
-    charges: dict[str, int]
-    request_id: str
-    operation: str | None = None
-    metadata: dict[str, str | int | float] | None = None
-    idempotency_key: str | None = None
-    route: str | None = None
-    fingerprint: str = ""
+    id: Ident
+    tenant: Identifier
+    subject: Identifier
+    at_ms: Instant
+    charges: dict[Identifier, Amount]
+    request_id: Words
+    operation: Identifier | None = None
+    metadata: dict[Words, Words | int | float] | None = None
+    idempotency_key: Words | None = None
+    route: Words | None = None
+    fingerprint: Words = ""
 
 
 class LostReply(msgspec.Struct, frozen=True, kw_only=True, tag="lost_reply"):
     """A step whose outcome nobody heard: the try of a request, one of the accounts that it charges, and until when by
     Redis's clock it could be charged."""
 
-    id: str
-    tenant: str
-    subject: str
-    metric: str
-    shard: int
-    request_id: str
-    attempt: str | None
-    until_ms: int
+    id: Ident
+    tenant: Identifier
+    subject: Identifier
+    metric: Identifier
+    shard: Annotated[int, msgspec.Meta(ge=0, le=MAX_SHARDS)]
+    request_id: Words
+    attempt: Words | None
+    until_ms: Instant
 
 
 Note = LetThrough | LostReply

@@ -66,7 +66,7 @@ class Taking:
 class Entry:
     """`used_after` None: booked into a period that is over, whose balance the ledger knows. `about` is the number of
     the entry that it settles or gives back, or a word: `grant:<id>`, a hold's expiry, what a denial ran into, `sum:<n>`
-    denials."""
+    denials, or `over:<n>`: how far above the limit a consume left the account."""
 
     kind: str
     amount: int
@@ -95,6 +95,11 @@ class Buckets:
         if self.terms.limit is None:
             return None
         return min(MAX_AMOUNT, self.terms.limit + sum(grant.left + grant.taken + grant.held for grant in self.grants))
+
+    @property
+    def overage(self) -> int:
+        """What is used above the limit."""
+        return max(0, self.used - last(self.limit))
 
     def bound_by(self, amount: int) -> str | None:
         """What has no room for the amount: `limit`, or a cap's kind."""

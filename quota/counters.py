@@ -1,31 +1,29 @@
-"""Counters: the one door to Redis's counters. Loads the scripts, bounds the waiting, tells what went wrong."""
+"""Counters: the one door to Redis's counters."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha1
 from typing import Any, TypeVar
 
 import redis.asyncio
 from redis import Redis
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError
 
 import lua
 from quota import keys, protocol
-from quota.breaker import Breaker
 from quota.errors import CountersUnavailable
 from quota.gathering import MAX_BATCH_STEPS, MAX_CALLS_IN_FLIGHT, Gathering, is_of_unknown_outcome, told_of
 from quota.journal import Entry, parsed_entry
 from quota.protocol import Call, Mode, Step
 from quota.redis_clock import RedisClock
 from quota.replies import Outcome, Reply, parsed_reply
+from quota.trips import Trips
 
 MAX_PIPELINED_CALLS = 100
 MAX_ENTRIES_A_TRIP = 1_000
 MAX_ENTRIES_SINCE = 200_000
 MAX_WAITING_BATCHES = 100
-LATE_TIMER_S = 0.005
-"""A timer of an idle loop fires within one millisecond: later than this, the loop was held up."""
-MAX_LOOKS = 10
+START_WITHIN_S = 5.0
 CHARGE_WITHIN_MS = 1_000
 """A call that Redis begins later than this charges nothing: its callers were told long ago that it did not answer."""
 
@@ -68,7 +66,7 @@ class Counters:
         self._deadline_s = deadline_s
         self.record_ttl_ms = record_ttl_s * 1000
         self._gathering = Gathering(self._decide)
-        self._breaker = Breaker(self._probe)
+        self._trips = Trips(deadline_s, self._probe)
         self.clock = RedisClock()
         self._batches = asyncio.Semaphore(MAX_CALLS_IN_FLIGHT)
         self._batches_waiting = 0
@@ -77,11 +75,11 @@ class Counters:
     @property
     def are_away(self) -> bool:
         """Whether Redis is known not to answer."""
-        return self._breaker.is_open
+        return self._trips.are_refused
 
     def decide(self, step: Step) -> asyncio.Future[Reply]:
         """The reply to a step, together with whatever else is asked in this turn of the loop."""
-        self._refuse_while_away()
+        self._trips.refuse_while_away()
         return self._gathering.add(step)
 
     async def decide_in_order(self, steps: Sequence[Step]) -> list[Reply | CountersUnavailable]:
@@ -89,7 +87,7 @@ class Counters:
         that has none, what each step is told instead. It raises only if nothing was sent.
         """
         assert len(steps) <= MAX_BATCH_STEPS, "the caller cuts a batch into calls"
-        self._refuse_while_away()
+        self._trips.refuse_while_away()
         if self._batches_waiting >= MAX_WAITING_BATCHES:
             raise CountersUnavailable(
                 f"{MAX_WAITING_BATCHES} batches are waiting for Redis already; nothing was charged"
@@ -97,7 +95,7 @@ class Counters:
         self._batches_waiting += 1
         try:
             async with self._batches:
-                self._refuse_while_away()  # it may have gone away while this batch waited
+                self._trips.refuse_while_away()  # it may have gone away while this batch waited
                 try:
                     return list(await self._decide(steps))
                 except CountersUnavailable as error:
@@ -105,14 +103,11 @@ class Counters:
         finally:
             self._batches_waiting -= 1
 
-    def _refuse_while_away(self) -> None:
-        if self._breaker.is_open:
-            raise CountersUnavailable("the counters do not answer; nothing was charged")
-
     async def _decide(self, steps: Sequence[Step]) -> list[Reply]:
         not_after_ms = self.clock.now_ms() + CHARGE_WITHIN_MS
         try:
-            texts = await self.run(protocol.consume(steps, self.record_ttl_ms, not_after_ms))
+            call = protocol.consume(steps, self.record_ttl_ms, not_after_ms)
+            texts = await self._trips.told(self._run(call))
         except CountersUnavailable as error:
             lost = [step for step in steps if step.mode is not Mode.CHECK]
             if lost and is_of_unknown_outcome(error):
@@ -125,28 +120,10 @@ class Counters:
 
     async def run(self, call: Call) -> Any:
         """Runs one script within the deadline."""
-        return await self._told(self._run(call))
-
-    async def _told(self, trip: Coroutine[Any, Any, T]) -> T:
-        if self._breaker.is_open:
-            trip.close()
-            self._refuse_while_away()
-        try:
-            found = await self._within_deadline(trip)
-        except TimeoutError as error:
-            self._breaker.failed()
-            raise CountersUnavailable("the counters did not answer in time") from error
-        except ResponseError as error:
-            self._breaker.succeeded()
-            raise CountersUnavailable("the counters refuse to write; nothing was changed") from error
-        except RedisError as error:  # its text names our addresses: it is for the log alone
-            self._breaker.failed()
-            raise CountersUnavailable("the counters cannot be reached") from error
-        self._breaker.succeeded()
-        return found
+        return await self._trips.in_turn(self._run(call))
 
     async def _probe(self) -> None:
-        self.clock.heard(await self._within_deadline(_time_ms(self._connection)))
+        self.clock.heard(await self._trips.within_deadline(_time_ms(self._connection)))
 
     async def _run(self, call: Call) -> Any:
         script = SCRIPTS[call.script]
@@ -154,27 +131,6 @@ class Counters:
             return await self._connection.evalsha(script.sha, len(call.keys), *call.keys, *call.arguments)
         except NoScriptError:
             return await self._connection.eval(script.text, len(call.keys), *call.keys, *call.arguments)
-
-    async def _within_deadline(self, trip: Coroutine[Any, Any, T]) -> T:
-        """The trip's result; TimeoutError when Redis is late.
-
-        Event loops look at their timers before their sockets. When this process itself was held up, a reply that came
-        in time lies unread behind the timer: so a timer that fires late grants one more look, a few times at most.
-        """
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(trip)
-        give_up_at = loop.time() + self._deadline_s
-        for _ in range(MAX_LOOKS):
-            done, _ = await asyncio.wait({task}, timeout=give_up_at - loop.time())
-            if done:
-                return task.result()
-            if loop.time() - give_up_at < LATE_TIMER_S:
-                break
-            give_up_at = loop.time() + LATE_TIMER_S
-        # Some connections answer a cancellation with an error of their own, of which nobody wants to hear.
-        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-        task.cancel()
-        raise TimeoutError
 
     async def run_all(self, calls: Sequence[Call]) -> list[Any]:
         """Runs independent scripts, a hundred a trip; a call that failed has its RedisError in place of a reply."""
@@ -184,7 +140,7 @@ class Counters:
             pipeline = self._connection.pipeline(transaction=False)
             for call in chunk:
                 pipeline.evalsha(SCRIPTS[call.script].sha, len(call.keys), *call.keys, *call.arguments)
-            found = await self._told(pipeline.execute(raise_on_error=False))
+            found = await self._trips.in_turn(pipeline.execute(raise_on_error=False))
             for call, reply in zip(chunk, found, strict=True):
                 replies.append(await self.run(call) if isinstance(reply, NoScriptError) else reply)
         return replies
@@ -202,18 +158,18 @@ class Counters:
         pipeline = self._connection.pipeline(transaction=False)
         for shard in shards:
             pipeline.hget(keys.head(shard), field)
-        return list(await self._told(pipeline.execute()))
+        return list(await self._trips.in_turn(pipeline.execute()))
 
     async def has_record(self, record_key: str) -> bool:
         """Whether an answer is remembered under this name."""
-        return await self._told(_exists(self._connection, record_key))
+        return await self._trips.in_turn(_exists(self._connection, record_key))
 
     async def entries(self, shard: int, first: str, last: str, count: int) -> list[Entry]:
         """At most `count` entries that the shard's journal still holds, from one place to another, both included."""
         found: list[Entry] = []
         while len(found) < count:
             page = min(MAX_ENTRIES_A_TRIP, count - len(found))
-            items = await self._told(_range(self._connection, keys.journal(shard), first, last, page))
+            items = await self._trips.in_turn(_range(self._connection, keys.journal(shard), first, last, page))
             found += [parsed_entry(shard, item[0], item[1]) for item in items]
             if len(items) < page:
                 break
@@ -228,7 +184,9 @@ class Counters:
         found: list[Entry] = []
         last = "+"
         while len(found) < MAX_ENTRIES_SINCE:
-            items = await self._told(_range_back(self._connection, keys.journal(shard), last, MAX_ENTRIES_A_TRIP))
+            items = await self._trips.in_turn(
+                _range_back(self._connection, keys.journal(shard), last, MAX_ENTRIES_A_TRIP)
+            )
             page = [parsed_entry(shard, item[0], item[1]) for item in items]
             found += [entry for entry in page if entry.occurred_at_ms >= from_ms]
             if len(page) < MAX_ENTRIES_A_TRIP or page[-1].occurred_at_ms < from_ms:
@@ -238,12 +196,15 @@ class Counters:
 
     async def ping(self) -> None:
         """Raises CountersUnavailable when Redis does not answer."""
-        await self._told(self._probe())
+        await self._trips.told(self._probe())
 
     async def info(self) -> tuple[dict[str, object], str | None]:
         """What the server says of itself, and its appendfsync; None where CONFIG may not be read."""
         try:
-            info = await self._connection.info()
+            async with asyncio.timeout(START_WITHIN_S):
+                info = await self._connection.info()
+        except TimeoutError as error:
+            raise CountersUnavailable(f"Redis did not answer within {START_WITHIN_S:.0f} s") from error
         except RedisError as error:  # told to whoever starts a process, who needs the address
             raise CountersUnavailable(f"Redis cannot be reached: {error}") from error
         try:
@@ -254,7 +215,7 @@ class Counters:
 
     async def close(self) -> None:
         """Waits for what is under way, then closes the connections."""
-        self._breaker.close()
+        self._trips.close()
         await self._gathering.wait(self._deadline_s)
         await self._connection.aclose()
 

@@ -56,6 +56,14 @@ class Charged:
         return max(0, self.amount - self.of_hold)
 
     @property
+    def could_fit(self) -> bool:
+        """Whether it would fit into unused windows; if not, waiting for the next ones does not help."""
+        if self.enforcement == "soft":
+            return True
+        limits = [cap.limit for cap in self.caps] + ([] if self.limit is None else [self.limit])
+        return self.amount <= min(limits, default=self.amount)
+
+    @property
     def cap(self) -> CapState | None:
         """The cap that it ran into, when it fitted into the period; of several the one that ends last."""
         if self.fits or (self.limit is not None and self.used + self.held + self.more > self.limit):

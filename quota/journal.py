@@ -65,7 +65,7 @@ class Entry:
 
     `used_after` None: it was booked into a period that is over, and only the ledger knows that balance. `detail` is
     what it refers to: the place of the hold or entry that it settles or gives back, a hold's expiry, the cap that a
-    denial ran into, `sum:<n>` denials, `grant:<id>`.
+    denial ran into, `sum:<n>` denials, `grant:<id>`; of a consume that leaves more used than the limit, `over:<n>`.
     """
 
     shard: int

@@ -229,12 +229,13 @@ class Account(Buckets):
         self.spend(taking.caps, amount)
         return self._book("consume", taking)
 
-    def _book(self, kind: str, taking: Taking, about: int | None = None) -> Taking:
+    def _book(self, kind: str, taking: Taking, about: int | str | None = None) -> Taking:
         change = self.worth(taking.parts, taking.sealed)
         if not taking.sealed:
             self.used += change
             for grant, units in self.live(taking.parts):
                 grant.taken += units
+            about = f"over:{self.overage}" if kind == "consume" and self.overage else about
         self._journal(kind, taking.amount, change, taking.sealed, about)
         return taking
 

@@ -92,7 +92,9 @@ class Settings:
     drain_hold_s: int = _setting(_whole(1, 60), 5, "how long one drain job holds on before the next takes over")
     reconcile_every_s: int = _setting(_whole(5, 86_400), 60, "seconds from one reconciliation to the next")
     outage_dir: str = _setting(
-        _text, "", "folder for what is let through while both stores are away; /var/tmp/quotagate-<uid> if unset"
+        _text,
+        "",
+        "folder for what an outage of both stores leaves; /var/tmp/quotagate-<uid>-<ledger> if unset",
     )
     metrics_dir: str = _setting(_text, "", "folder in which the processes of one machine add up their metrics")
     log_level: str = _setting(_one_of(*LOG_LEVELS), "info", "debug, info, warning or error")

@@ -151,6 +151,12 @@ local function draw(account, amount)
   return parts
 end
 
+-- What a consume says of an account that it leaves above its limit.
+local function over(account)
+  local limit = effective_limit(account)
+  if limit and account.used > limit then return 'over:' .. digits(account.used - limit) end
+end
+
 local function book(account, kind, amount, parts, caps, more)
   local change = worth(account, parts, more.sealed)
   if not more.sealed then
@@ -159,6 +165,7 @@ local function book(account, kind, amount, parts, caps, more)
       local grant = part.id and find_grant(account, part.id)
       if grant then grant.taken = grant.taken + part.units end
     end
+    if kind == 'consume' then more.detail = over(account) end
   end
   more.parts, more.caps = parts, caps
   return queue(account, kind, amount, change, more)

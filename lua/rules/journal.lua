@@ -24,10 +24,11 @@ end
 local function save(account)
   local is_note = string.find(account.window, WITHOUT_PLAN, 1, true)
   local reached, next_warning = levels_of(account)
-  local ceiling = -1 -- only a plain account has its decision made without these rules, and not when a warning is due
+  -- Only a plain account has its decision made without these rules, and not when a warning is due, nor above the limit,
+  -- where a soft one goes on: such an entry says by how much.
+  local ceiling = -1
   if account.hold_count == 0 and #account.grants == 0 and #account.caps == 0 and reached <= account.warned then
-    ceiling = account.enforcement == 'hard' and account.limit or MAX_AMOUNT
-    ceiling = math.min(ceiling, next_warning - 1)
+    ceiling = math.min(account.limit or MAX_AMOUNT, next_warning - 1)
     -- The first units of a note are seen here, whatever it may use.
     if is_note and account.used == 0 then ceiling = math.min(ceiling, 0) end
   end

@@ -7,6 +7,7 @@ import pytest
 
 from tests.acceptance.asking import CATALOG, metric, post
 from tests.conftest import Tenant
+from tests.system import System
 
 MakeTenant = Callable[[str | dict[str, Any]], Tenant]
 
@@ -71,3 +72,15 @@ class TestBatch:
         again = post(tenant, "/v1/consume/batch", {"items": items}, **{"Idempotency-Key": "w"}).json()["results"]
         assert [each.get("replayed") for each in again] == [True, True, None, True]
         assert metric(tenant, "u", "tokens")["used"] == 2
+
+    def test_the_keys_of_the_whole_are_none_that_an_item_can_have(self, system: System, tenant: Tenant) -> None:
+        own = {"subject": "u", "metric": "tokens", "idempotency_key": "w#1"}
+        items = [own, {"subject": "u", "metric": "tokens"}]
+        first, again = [post(tenant, "/v1/consume/batch", {"items": items}, **{"Idempotency-Key": "w"}) for _ in "12"]
+        assert [each.get("replayed") for each in first.json()["results"]] == [False, False]
+        assert [each.get("replayed") for each in again.json()["results"]] == [True, True]
+        system.drained()
+        keys = system.sql("SELECT key FROM idempotency_keys WHERE tenant = %s ORDER BY key", tenant.name)
+        assert keys == [("w#1",), ("w§1",)]
+        theirs = {"items": [{**own, "idempotency_key": "w§1"}]}
+        assert post(tenant, "/v1/consume/batch", theirs).json()["results"][0]["status"] == 400

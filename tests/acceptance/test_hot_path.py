@@ -47,6 +47,22 @@ def test_an_idempotency_key_charges_once(make_tenant: MakeTenant) -> None:
     assert tenant.consume("u_1", "credits", 1).json()["used"] == 6
 
 
+def test_a_key_may_come_under_both_names_when_it_is_the_same(make_tenant: MakeTenant) -> None:
+    tenant = make_tenant("credits")
+    first = tenant.consume("u_1", "credits", 5, **{"Idempotency-Key": "k1", "X-Idempotency-Key": '"k1"'})
+    again = tenant.consume("u_1", "credits", 5, **{"Idempotency-Key": "k1"})
+    assert (first.status_code, again.json()) == (200, first.json() | {"replayed": True})
+    two = tenant.consume("u_1", "credits", 5, **{"Idempotency-Key": "k1", "X-Idempotency-Key": "k2"})
+    assert (two.status_code, two.json()["code"]) == (400, "INVALID_REQUEST")
+
+
+def test_nothing_under_a_key_is_only_a_look(make_tenant: MakeTenant) -> None:
+    tenant = make_tenant("credits")
+    looks = [tenant.consume("u_1", "credits", 0, **{"Idempotency-Key": "k1"}).json() for _ in range(2)]
+    assert [(look["receipt"], look["replayed"]) for look in looks] == [(None, False)] * 2
+    assert tenant.consume("u_1", "credits", 5, **{"Idempotency-Key": "k1"}).json()["used"] == 5
+
+
 def test_a_plan_change_is_seen_by_the_next_request(make_tenant: MakeTenant) -> None:
     tenant = make_tenant("credits")
     assert tenant.consume("u_1", "credits", 36).status_code == 429

@@ -129,6 +129,14 @@ def test_every_example_of_a_request_is_as_its_schema_says(document: dict[str, An
     assert examples >= len(HOT)
 
 
+def test_the_document_says_what_a_key_does_not_remember_and_how_a_batch_is_repeated(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    by_metric = [schemas[name]["oneOf"][0] for name in ("ConsumeRequest", "BatchItem")]
+    for form in (*by_metric, schemas["ReleaseRequest"]):
+        assert "only a look" in form["properties"]["amount"]["description"]
+    assert "send the same batch again whole" in schemas["BatchRequest"]["oneOf"][0]["description"]
+
+
 class TestAnswers:
     """One real answer of each status that each hot route can give while both stores are there."""
 
@@ -141,8 +149,9 @@ class TestAnswers:
         commit, release = "/v1/reservations/{id}/commit", "/v1/reservations/{id}/release"
         seats = {"subject": SUBJECT, "metric": "seats"}
         post(tenant, "/v1/consume", {**seats, "amount": 2})
-        items = [{"subject": SUBJECT, "metric": "tokens", "amount": amount} for amount in (1, 9_999)]
+        items = [{"subject": SUBJECT, "metric": "tokens", "amount": amount} for amount in (1, 9_999, 1_000)]
         mixed = [*items, {"subject": SUBJECT, "operation": "chat"}, {"subject": SUBJECT, "metric": "none"}, 5]
+        unknown = mixed[4]
         key = {"Idempotency-Key": "k1"}
         return [
             ("/v1/consume", tenant.consume(SUBJECT, "calls", 1, **key)),
@@ -151,6 +160,7 @@ class TestAnswers:
             ("/v1/consume", tenant.operate(SUBJECT, "chat")),
             ("/v1/consume", tenant.operate(SUBJECT, "look")),
             ("/v1/consume", tenant.consume(SUBJECT, "views", 7)),
+            ("/v1/consume", tenant.consume(SUBJECT, "calls", 10)),
             ("/v1/consume", tenant.consume(SUBJECT, "calls", 50)),
             ("/v1/consume", tenant.consume(SUBJECT, "calls", 500)),
             ("/v1/consume", tenant.consume(SUBJECT, "seats", 5)),
@@ -158,6 +168,7 @@ class TestAnswers:
             ("/v1/consume", other.consume(SUBJECT, "calls")),
             ("/v1/consume", tenant.consume(SUBJECT, "none")),
             ("/v1/check", tenant.check(SUBJECT, "calls")),
+            ("/v1/check", tenant.check(SUBJECT, "calls", 10)),
             ("/v1/check", tenant.check(SUBJECT, "calls", 50)),
             ("/v1/check", other.check(SUBJECT, "calls")),
             ("/v1/check", post(tenant, "/v1/check", {"subject": SUBJECT, "operation": "chat", "quantity": 99})),
@@ -166,7 +177,7 @@ class TestAnswers:
             ("/v1/consume/batch", post(tenant, "/v1/consume/batch", {"items": items, "atomic": True})),
             ("/v1/consume/batch", post(tenant, "/v1/consume/batch", {"items": items[:1] * 2, "atomic": True}, **key)),
             ("/v1/consume/batch", post(tenant, "/v1/consume/batch", {"items": items[:1], "atomic": True}, **key)),
-            ("/v1/consume/batch", post(tenant, "/v1/consume/batch", {"items": [mixed[3]], "atomic": True})),
+            ("/v1/consume/batch", post(tenant, "/v1/consume/batch", {"items": [unknown], "atomic": True})),
             ("/v1/refunds", post(tenant, "/v1/refunds", {"receipt": receipt, "amount": 4}, **key)),
             ("/v1/refunds", post(tenant, "/v1/refunds", {"receipt": receipt}, **key)),
             ("/v1/refunds", post(tenant, "/v1/refunds", {"receipt": operated})),
@@ -272,6 +283,16 @@ class TestFields:
         assert denied.status_code == 429
         assert retry_after_s == denied.json()["retry_after_s"] == states["calls day"]["t"]
         assert states["calls day"]["r"] == 0
+
+    @pytest.mark.parametrize(("metric", "most"), [("calls", 10), ("tokens", 1_000)])
+    def test_nobody_is_told_to_wait_for_more_than_there_ever_is(self, tenant: Tenant, metric: str, most: int) -> None:
+        tenant.consume(SUBJECT, metric)
+        alone = [tenant.consume(SUBJECT, metric, amount) for amount in (most, most + 1)]
+        assert [(each.status_code, "retry-after" in each.headers) for each in alone] == [(429, True), (429, False)]
+        items = [{"subject": SUBJECT, "metric": metric, "amount": amount} for amount in (most, most + 1)]
+        inside = post(tenant, "/v1/consume/batch", {"items": items}).json()["results"]
+        for first, second in ([each.json() for each in alone], inside):
+            assert (first["retry_after_s"] > 0, second["retry_after_s"]) == (True, None)
 
     def test_of_a_lifetime_there_is_no_window_and_no_waiting(self, tenant: Tenant) -> None:
         denied = tenant.consume(SUBJECT, "seats", 4)

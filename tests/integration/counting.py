@@ -51,9 +51,13 @@ class CountedRedis(redis.asyncio.Redis):
 
 
 @asynccontextmanager
-async def counting(url: str, deadline_s: float = LONG_DEADLINE_S) -> AsyncIterator[tuple[Counters, CountedRedis]]:
+async def counting(
+    url: str, deadline_s: float = LONG_DEADLINE_S, max_connections: int = 64
+) -> AsyncIterator[tuple[Counters, CountedRedis]]:
     """Counters on a client that is set as the gateway's is."""
-    connection: Any = CountedRedis.from_url(url, socket_timeout=None, retry=Retry(NoBackoff(), 0))
+    connection: Any = CountedRedis.from_url(
+        url, socket_timeout=None, retry=Retry(NoBackoff(), 0), max_connections=max_connections
+    )
     connection.batches, connection.commands = [], []
     held = Counters(connection, deadline_s=deadline_s, record_ttl_s=60)
     try:

@@ -323,6 +323,8 @@ class World:
             pair.lines.append(words)
             assert_entry(pair, words, self.now_ms)
             self.seen[f"entry {words[0]}{' of a period that is over' if words[4] == '-' else ''}"] += 1
+            if words[7].startswith("over:"):
+                self.seen[f"overage of a {'soft' if pair.model.terms.is_soft else 'hard'} limit"] += 1
         for pair, found in zip(self.pairs, hashes, strict=True):
             assert len(pair.places) == len(pair.model.entries), pair.model.entries[len(pair.places) :]
             assert_hash(pair, {name.decode(): value.decode() for name, value in found.items()})

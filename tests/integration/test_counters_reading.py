@@ -15,6 +15,7 @@ from quota.errors import CountersUnavailable
 from quota.journal import Entry
 from quota.protocol import Mode, Step
 from quota.replies import Reply
+from quota.trips import MAX_IN_TURN
 from tests.conftest import Stores
 from tests.integration.counting import counting, within
 from tests.integration.shard import ClockedShard, Shard
@@ -154,3 +155,26 @@ def test_a_journal_that_is_longer_than_can_be_looked_through_is_refused(
             assert len(await held.entries_since(shard.number, last_ms + 60_000)) == 0
 
     within(ask())
+
+
+def test_a_burst_of_lookups_is_not_taken_for_a_redis_that_cannot_be_reached(stores: Stores, shard: Shard) -> None:
+    async def burst() -> bool:
+        async with counting(stores.redis_url, max_connections=MAX_IN_TURN) as (held, _):
+            found = await asyncio.gather(*(held.epochs([shard.number]) for _ in range(20 * MAX_IN_TURN)))
+            assert found == [{shard.number: 1}] * 20 * MAX_IN_TURN
+            return held.are_away
+
+    assert asyncio.run(burst()) is False
+
+
+def test_too_few_connections_say_nothing_of_redis(stores: Stores, shard: Shard) -> None:
+    async def burst() -> tuple[list[Any], bool]:
+        async with counting(stores.redis_url, max_connections=1) as (held, _):
+            asked = (held.epochs([shard.number]) for _ in range(MAX_IN_TURN))
+            return await asyncio.gather(*asked, return_exceptions=True), held.are_away
+
+    found, are_away = asyncio.run(burst())
+    assert {str(each) for each in found if isinstance(each, Exception)} == {
+        "too many requests wait for the counters; nothing was charged"
+    }
+    assert not are_away

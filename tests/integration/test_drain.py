@@ -77,6 +77,13 @@ class TestDrain:
         ]
         assert pipeline.incidents() == []
 
+    def test_what_went_over_a_soft_limit_is_in_the_ledger(self, pipeline: Pipeline) -> None:
+        shard = pipeline.shard.open(limit=10, enforcement="soft")
+        shard.consume(*(shard.step(amount) for amount in (10, 15, 1)))
+        assert pipeline.drained() == 4
+        told = [(10, 10, None), (15, 25, "over:15"), (1, 26, "over:16")]
+        assert pipeline.rows("SELECT amount, used_after, detail FROM entries WHERE kind = 'consume' ORDER BY n") == told
+
     def test_drained_twice_is_there_once(self, pipeline: Pipeline) -> None:
         pipeline.shard.open(limit=None).consume(*[pipeline.shard.step(1)] * 30)
         assert [pipeline.drained(), pipeline.drained()] == [30, 0]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from quota.entitlement import Entitlement
-from quota.formats import CapState, GrantState
+from quota.formats import CapState, GrantState, detail_of_charge
 from quota.identifiers import MAX_AMOUNT
 from quota.periods import Period, PeriodKind
 from quota.protocol import Mode, consume, roll
@@ -154,6 +154,62 @@ class TestWarnings:
         shard.open(limit=limit, used=at - 1, entry="1-0")
         shard.consume(shard.step(0), shard.step(1))
         assert [each.amount for each in shard.entries() if each.kind == "warned"] == [100 if at == limit else 80]
+
+
+def details(shard: ClockedShard, kind: str = "consume") -> list[str | None]:
+    return [each.detail for each in shard.entries() if each.kind == kind]
+
+
+class TestOverage:
+    def test_each_consume_that_leaves_a_soft_limit_exceeded_says_by_how_much(self, shard: ClockedShard) -> None:
+        """The plain path, which tells nothing, once had no ceiling for a soft limit that had given its warnings."""
+        shard.open(limit=10, enforcement="soft")
+        replies = shard.consume(*(shard.step(amount) for amount in (9, 1, 5, 2, 0)))
+        assert details(shard) == [None, None, "over:5", "over:7", "over:7"]
+        assert [reply.accounts[0].used for reply in replies] == [9, 10, 15, 17, 17]
+
+    def test_in_one_request_each_account_tells_its_own(self, shard: ClockedShard) -> None:
+        shard.open("m", limit=3, enforcement="soft").open("m2", limit=9).open("m3", limit=1, enforcement="soft")
+        shard.consume(shard.step(4, 4, 4))
+        assert details(shard) == ["over:1", None, "over:3"]
+
+    def test_live_grants_are_within_the_limit_and_one_that_has_expired_is_not(self, shard: ClockedShard) -> None:
+        shard.open(limit=2, enforcement="soft", grants=(GrantState(1, 0, shard.now_ms() + 1000, 5),))
+        shard.consume(shard.step(4), shard.step(3), shard.step(2))
+        assert details(shard) == [None, None, "over:2"]
+        shard.step_clock(1000)
+        (reply,) = shard.consume(shard.step(1))
+        assert (reply.accounts[0].used, reply.accounts[0].limit, details(shard)[-1]) == (5, 2, "over:3")
+
+    def test_a_commit_goes_on_naming_its_hold(self, shard: ClockedShard) -> None:
+        shard.open(limit=2, enforcement="soft")
+        place = shard.hold(5)
+        shard.do(Mode.COMMIT, (None, place))
+        assert (shard.used(), details(shard, "commit")) == (5, [place])
+
+    def test_units_that_are_only_held_are_none(self, shard: ClockedShard) -> None:
+        shard.open(limit=2, enforcement="soft").hold(5)
+        shard.consume(shard.step(2))
+        assert details(shard) == [None]
+
+    def test_without_a_limit_there_is_none(self, shard: ClockedShard) -> None:
+        shard.open(limit=None, enforcement="soft").consume(shard.step(MAX_AMOUNT))
+        assert details(shard) == [None]
+
+    def test_what_was_let_through_tells_it_of_the_running_period_and_not_of_one_that_is_over(
+        self, shard: ClockedShard
+    ) -> None:
+        old = shard.words()
+        shard.open(limit=3)
+        shard.roll(old.period)
+        now_ms = shard.now_ms()
+        for amount, each in ((2, now_ms), (5, now_ms), (9, old.period.start_ms)):
+            shard.do(Mode.CHARGE, (amount, detail_of_charge(each, old)))
+        assert [(each.used_after, each.detail) for each in shard.entries() if each.kind == "consume"] == [
+            (2, None),
+            (7, "over:4"),
+            (None, None),
+        ]
 
 
 class TestDenials:

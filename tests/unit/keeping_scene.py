@@ -34,7 +34,7 @@ class Ledger(FakeStore):
 
     def _keep(self, notes: Sequence[Note]) -> None:
         if notes:
-            self.writes.append([each.id for each in notes])
+            self.writes.append([each.request_id for each in notes])
 
 
 class Disk(Spool):
@@ -65,7 +65,7 @@ class Scene:
         return [None if each is None else type(each) for each in found]
 
     def spooled(self) -> list[str]:
-        return [each.id for each in spooled(self.disk)]
+        return [each.request_id for each in spooled(self.disk)]
 
 
 @contextmanager

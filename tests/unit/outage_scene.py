@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import NAMESPACE_OID, uuid5
 
 from gateway.keeping import Keeping
 from gateway.outage import Outage
@@ -33,14 +34,20 @@ AWAY = CountersUnavailable("the counters did not answer in time")
 T = TypeVar("T")
 
 
-def let_through(ident: str, **changes: Any) -> LetThrough:
-    usual: dict[str, Any] = {"tenant": "t", "subject": "u", "at_ms": 1, "charges": {"m": 5}, "request_id": "r"}
-    return LetThrough(id=ident, **(usual | changes))
+def let_through(name: str, **changes: Any) -> LetThrough:
+    """Of a request of that name."""
+    usual: dict[str, Any] = {"tenant": "t", "subject": "u", "at_ms": 1, "charges": {"m": 5}, "request_id": name}
+    return LetThrough(**(usual | {"id": _ident(name)} | changes))
 
 
-def lost_reply(ident: str, **changes: Any) -> LostReply:
-    usual: dict[str, Any] = {"tenant": "t", "subject": "u", "metric": "m", "shard": 3}
-    return LostReply(id=ident, **(usual | {"request_id": "r", "attempt": None, "until_ms": 1_000} | changes))
+def lost_reply(name: str, **changes: Any) -> LostReply:
+    """Of a request of that name."""
+    usual: dict[str, Any] = {"tenant": "t", "subject": "u", "metric": "m", "shard": 3, "request_id": name}
+    return LostReply(**(usual | {"id": _ident(name), "attempt": None, "until_ms": 1_000} | changes))
+
+
+def _ident(name: str) -> str:
+    return str(uuid5(NAMESPACE_OID, name))
 
 
 def spooled(spool: Spool) -> Iterator[Note]:

@@ -72,6 +72,23 @@ def test_where_waiting_does_not_help_nobody_is_told_to_wait() -> None:
     assert body(answer)["period"] == {"kind": "lifetime", "start": None, "end": None}
 
 
+@pytest.mark.parametrize(("amount", "helps"), [(100, True), (101, False)])
+def test_nobody_waits_for_more_than_the_whole_limit(amount: int, helps: bool) -> None:
+    """The next period has no room for it either."""
+    decision = decided(charge(amount=amount, fits=False), allowed=False)
+    denied, found = consumed(decision, CATALOG, "/v1/consume"), body(checked(decision, CATALOG))
+    seconds = 777_600 if helps else None
+    assert (denied.status, body(denied)["retry_after_s"], found["retry_after_s"]) == (429, seconds, seconds)
+    assert header(denied, "retry-after") == ([str(seconds)] if helps else [])
+
+
+def test_one_charge_that_never_fits_makes_waiting_for_the_others_vain() -> None:
+    charges = charge(fits=False, used=98), charge("exports", fits=False, limit=4)
+    answer = consumed(decided(*charges, allowed=False), CATALOG, "/")
+    assert (body(answer)["metric"], body(answer)["retry_after_s"]) == ("ai_generations", None)
+    assert header(answer, "retry-after") == []
+
+
 @pytest.mark.parametrize(("ends_in_ms", "seconds"), [(1, 1), (999, 1), (1000, 1), (1001, 2), (-5, 1)])
 def test_seconds_to_wait_are_rounded_up_and_never_none_at_all(ends_in_ms: int, seconds: int) -> None:
     period = Period(PeriodKind.MONTH, START_MS, NOW_MS + ends_in_ms)

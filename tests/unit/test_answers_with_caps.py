@@ -63,6 +63,13 @@ def test_a_denial_by_a_cap_shows_the_caps_limit_used_remaining_and_period() -> N
     assert header(answer, "retry-after") == ["86400"]
 
 
+@pytest.mark.parametrize(("day", "used"), [((4, 0), 42), ((4, 0), 98)])
+def test_nobody_waits_for_more_than_a_whole_cap(day: tuple[int, int], used: int) -> None:
+    """Also where the period is what it ran into: the cap would deny it in the next one."""
+    answer = consumed(decided(charge(caps=capped(day), fits=False, used=used), allowed=False), CATALOG, "/")
+    assert (body(answer)["retry_after_s"], header(answer, "retry-after")) == (None, [])
+
+
 def test_a_denial_by_the_period_tells_of_the_period_even_if_a_cap_is_full_too() -> None:
     both = charge(caps=capped(day=(10, 10)), fits=False, used=98)
     found = body(consumed(decided(both, allowed=False), CATALOG, "/"))
@@ -141,8 +148,10 @@ def test_nobody_is_told_to_come_back_before_the_window_that_had_no_room_is_over(
     found = body(answer)
     states = parsed(answer.headers, "ratelimit") if header(answer, "ratelimit") else {}
     (violated,) = found["violated-policies"]
-    assert header(answer, "retry-after") == [str(found["retry_after_s"])]
-    if violated in states:
+    windows = [cap.limit for cap in each.caps] + [MAX_AMOUNT if each.limit is None else each.limit]
+    assert (found["retry_after_s"] is None) == (each.amount > min(windows))
+    assert header(answer, "retry-after") == ([] if found["retry_after_s"] is None else [str(found["retry_after_s"])])
+    if violated in states and found["retry_after_s"] is not None:
         assert found["retry_after_s"] >= states[violated]["t"] >= 1
     policies = parsed(answer.headers, "ratelimit-policy") if states else {}
     assert list(policies) == list(states)

@@ -6,7 +6,7 @@ from prometheus_client import REGISTRY
 from redis.exceptions import OutOfMemoryError
 
 from quota.catalog import Metric
-from quota.errors import CountersUnavailable, LedgerUnavailable
+from quota.errors import CountersUnavailable, InvalidRequest, LedgerUnavailable
 from quota.protocol import Mode
 from quota.replies import AccountState, Outcome, Reply, Verdict
 from tests.unit.batch_scene import CATALOG, Scene, item, outcomes, subject_of
@@ -168,9 +168,38 @@ def test_each_item_is_a_try_of_its_own(scene: Scene) -> None:
 
 def test_the_headers_key_gives_every_item_its_own(scene: Scene) -> None:
     scene.send(item(), item(idempotency_key="mine"), {"colour": 1}, item(), key="whole")
-    assert [key for _, _, key in scene.names()] == ["whole#0", "mine", "whole#3"]
+    assert [key for _, _, key in scene.names()] == ["whole§0", "mine", "whole§3"]
     assert len({each.record_key for each in scene.steps()}) == 3
     assert all(each.fingerprint for each in scene.steps())
+
+
+@pytest.mark.parametrize("own", ["whole#1", "whole1", "whole"])
+def test_an_items_own_key_is_never_that_of_anothers_place(scene: Scene, own: str) -> None:
+    scene.send(item(idempotency_key=own), item(), key="whole")
+    assert len({each.record_key for each in scene.steps()}) == 2
+
+
+def test_the_key_of_a_place_cannot_be_sent(scene: Scene) -> None:
+    scene.send(item(), key="whole")
+    ((_, _, of_place),) = scene.names()
+    (refused,) = scene.send(item(idempotency_key=of_place))
+    assert (refused["status"], refused["code"]) == (400, "INVALID_REQUEST")
+
+
+def test_an_item_that_asks_for_more_than_there_ever_is_is_not_told_to_wait(scene: Scene) -> None:
+    scene.counters.words = {"full": [Outcome.DENIED] * 2}
+    found = scene.send(item("full", amount=100), item("full", amount=101))
+    assert [each["status"] for each in found] == [429, 429]
+    assert [each["retry_after_s"] is None for each in found] == [False, True]
+
+
+def test_broken_text_in_an_item_is_that_items_mistake_and_broken_json_that_of_the_whole(scene: Scene) -> None:
+    good = msgspec.json.encode(item())
+    broken = msgspec.json.encode(item("v")).replace(b'"v"', b'"\xff"')
+    assert [each["status"] for each in scene.send(msgspec.Raw(broken), msgspec.Raw(good))] == [400, 200]
+    with pytest.raises(InvalidRequest, match="not valid JSON"):
+        scene.send(msgspec.Raw(good), msgspec.Raw(b'{"subject":}'))
+    assert len(scene.counters.calls) == 1
 
 
 def test_without_any_key_nothing_is_remembered(scene: Scene) -> None:

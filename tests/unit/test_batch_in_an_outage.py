@@ -37,7 +37,7 @@ def test_items_that_may_be_used_uncounted_are_let_through_and_kept(scene: Scene)
     assert (found[130]["operation"], found[130]["amount"], found[131]["charges"]) == ("open", 14, [])
     assert found[129]["code"] == "COUNTERS_UNAVAILABLE"
     assert scene.let_through() == [
-        ("v1", {"free": 3}, "k#128", "consume/batch"),
+        ("v1", {"free": 3}, "k§128", "consume/batch"),
         ("v3", {"free": 14}, "mine", "consume/batch"),
     ]
 

@@ -1,6 +1,7 @@
 """What a reply of the counters means, which window a charge ran into, and what a plan would have to allow."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -80,6 +81,26 @@ def test_a_subject_lacks_a_plan_only_where_nothing_has_one() -> None:
 def test_what_fits_ran_into_nothing() -> None:
     assert charge(caps=capped(day=(10, 10))).cap is None
     assert charge(caps=capped()).bound == Bound(100, 42, 0, MONTH)
+
+
+@pytest.mark.parametrize(
+    ("amount", "could_fit", "changes"),
+    [
+        (100, True, {"used": 100}),
+        (101, False, {}),
+        (10, True, {"caps": capped((10, 10))}),
+        (11, False, {"caps": capped((10, 0))}),
+        (51, False, {"caps": capped((60, 0))}),
+        (9_999, True, {"limit": None}),
+        (11, False, {"limit": None, "caps": capped()}),
+        (101, True, {"enforcement": "soft"}),
+        (0, True, {"limit": 0}),
+    ],
+)
+def test_what_is_more_than_a_whole_window_could_never_fit(
+    amount: int, could_fit: bool, changes: dict[str, Any]
+) -> None:
+    assert charge(amount=amount, fits=False, **changes).could_fit is could_fit
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,19 @@ def test_where_nothing_can_keep_it_the_callers_hear_of_it_and_lost_replies_stay(
     assert scene.spooled() == ["lost 1", "lost 2", "4"]
 
 
+def test_nobody_hears_that_nothing_was_charged_when_the_ledger_may_have_taken_it_down(scene: Scene) -> None:
+    scene.disk.is_full = True
+
+    async def keep() -> None:
+        scene.ledger.goes_on.clear()  # it hangs, and does all of it once it goes on
+        with pytest.raises(CountersUnavailable, match="it may be charged when they are back"):
+            await scene.asks("1")[0]
+        with pytest.raises(CountersUnavailable, match="nothing was charged"):
+            await scene.asks("2")[0]  # the ledger was not asked
+
+    run(keep())
+
+
 def test_lost_replies_that_nothing_could_keep_come_before_those_that_came_meanwhile(scene: Scene) -> None:
     scene.ledger.goes_on.clear()
     scene.disk.is_full = True

@@ -202,6 +202,18 @@ def test_a_hold_of_which_no_end_is_found_has_expired(scene: Scene) -> None:
     assert scene.end() == "expire"
 
 
+def test_while_more_waits_than_can_be_looked_through_no_hold_is_told_to_have_expired(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller who hears that of a hold which was committed would pay for it once more."""
+    monkeypatch.setattr(lookups, "MAX_YOUNG_ENTRIES", 3)
+    scene.journal(entry(7, "hold"), entry(8), entry(9), entry(10, "commit", detail="1-7"))
+    with pytest.raises(CountersUnavailable, match="longer than"):
+        scene.end()
+    monkeypatch.setattr(lookups, "MAX_YOUNG_ENTRIES", 4)
+    assert scene.end() == "commit"
+
+
 OTHERS = [OTHER, AccountName("t", "u2", "m"), AccountName("t2", "u", "m")]
 
 

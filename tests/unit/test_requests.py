@@ -39,7 +39,9 @@ def test_a_bare_key_and_a_quoted_one_name_the_same_key(key: str) -> None:
         [b"caf\xc3\xa9"],
         [b"a\x00b"],
         [b"a\tb"],
-        [b"a", b"a"],
+        [b"a", b"b"],
+        [b"a", b"a", b"A"],
+        [b"a", b""],
     ],
 )
 def test_what_is_no_idempotency_key_is_refused(values: list[bytes]) -> None:
@@ -52,6 +54,11 @@ def test_the_key_of_a_batchs_item_is_checked_like_a_headers(text: str) -> None:
     with pytest.raises(InvalidRequest):
         checked_key(text.encode())
     assert checked_key(b'"an item"') == checked_key(b"an item") == "an item"
+
+
+@pytest.mark.parametrize("other", [b"a b", b'"a b"', b" a b\t"])
+def test_a_key_that_is_sent_under_both_names_is_one_key(other: bytes) -> None:
+    assert idempotency_key([b"a b", other]) == idempotency_key([other, b"a b"]) == "a b"
 
 
 def test_no_header_is_no_key() -> None:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -13,7 +14,7 @@ from tests.unit.outage_scene import spooled
 
 
 def waiting(found: Spool) -> list[str]:
-    return [each.id for each in spooled(found)]
+    return [each.request_id for each in spooled(found)]
 
 
 @pytest.fixture
@@ -66,7 +67,8 @@ def test_what_is_set_aside_is_on_the_disk_before_its_file_goes_away(
     (folder / "a.v1.ndjson").write_bytes(b"?\n")
     assert waiting(Spool(folder)) == []
     aside = (folder / "a.v1.unreadable").stat()
-    assert flushed == [(aside.st_ino, aside.st_size)]
+    assert flushed[0] == (aside.st_ino, aside.st_size)
+    assert flushed[1][0] == folder.stat().st_ino  # and its name
 
 
 @pytest.mark.parametrize("name", ["a.v2.open", "a.v2.ndjson", "a.open", "a.ndjson", "a.v2.unreadable"])
@@ -77,3 +79,26 @@ def test_files_of_another_version_are_left_alone(folder: Path, name: str) -> Non
     found = Spool(folder)
     assert (found.close_files(), found.size()) == ([], 0)
     assert [path.name for path in folder.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"id": "zz000000-0000-0000-0000-000000000000"},
+        {"tenant": "a tenant"},
+        {"subject": "\x00"},
+        {"at_ms": 10**17},
+        {"at_ms": -1},
+        {"charges": {"m": -5}},
+        {"charges": {"m": 2**53}},
+        {"metadata": {"a": "\x00"}},
+        {"idempotency_key": "\x00"},
+    ],
+)
+def test_a_note_that_no_table_or_script_could_take_is_set_aside(folder: Path, changes: dict[str, Any]) -> None:
+    """It is sound JSON, and would keep all of its file from the ledger, or all of its tenant from being charged."""
+    found = Spool(folder)
+    found.append([entry("1"), entry("damaged", **changes), entry("2")])
+    assert waiting(found) == ["1", "2"]
+    (aside,) = folder.glob("*.unreadable")
+    assert b"damaged" in aside.read_bytes()

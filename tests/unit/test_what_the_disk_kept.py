@@ -67,7 +67,7 @@ def test_a_file_that_cannot_be_stored_keeps_no_other_waiting(scene: Scene) -> No
     keep = scene.ledger._keep
 
     def refuse(notes: Sequence[Note]) -> None:
-        if any(each.id == "bad" for each in notes):
+        if any(each.request_id == "bad" for each in notes):
             raise ZeroDivisionError
         keep(notes)
 
