@@ -16,7 +16,7 @@ from quota.keys import AccountName
 from quota.protocol import Charge, Mode
 from tests.conftest import Database
 from tests.integration.pipeline import Pipeline
-from tests.unit.outage_scene import lost_reply
+from tests.unit.outage_scene import lost_reply as noted
 
 ACCOUNT, OTHER = AccountName("t", "u", "m"), AccountName("t", "u", "m2")
 
@@ -41,6 +41,10 @@ def consume(
 def do(pipeline: Pipeline, mode: Mode, amount: int | None, detail: str, **changes: Any) -> int:
     charge = Charge(pipeline.clocked.key(), amount, detail)
     return consume(pipeline, 0, mode=mode, charges=(charge,), **changes)
+
+
+def lost_reply(name: str, **changes: Any) -> LostReply:
+    return noted(name, **({"request_id": "r"} | changes))
 
 
 def receipt(first_n: int, count: int = 1, kind: str = "consume", **changes: Any) -> TakeBack:
