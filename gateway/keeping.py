@@ -17,7 +17,7 @@ from ledger.outages import LetThrough, LostReply, Note
 from ledger.store import ALL_TENANTS, Store
 from quota.errors import CountersUnavailable, LedgerUnavailable
 
-KEEP_WITHIN_S = 0.015
+KEEP_WITHIN_S = 0.02
 """The caller has waited for the counters already. A ledger that takes longer may have the note all the same; it goes to
 the disk as well, and is done once."""
 AWAY_FOR_S = 1.0
@@ -108,9 +108,9 @@ class Keeping:
             await asyncio.to_thread(self._spool.append, notes)
         except OSError as error:
             # A ledger that did not answer may have taken it down.
-            outcome = "it may be charged when they are back" if is_asked else "nothing was charged"
+            more = "; it may be charged when they are back" if is_asked else ""
             raise CountersUnavailable(
-                f"neither the counters nor the ledger nor a disk can take this down; {outcome}"
+                f"neither the counters nor the ledger nor a disk can take this down{more}"
             ) from error
 
     async def keep_going(self) -> None:

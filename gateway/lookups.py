@@ -20,7 +20,7 @@ TAKING = {"consume", "commit"}
 SETTLING = {"commit", "release", "expire"}
 REFUNDS = "refunds"
 """The scope of the keys that refunds come with."""
-MAX_YOUNG_ENTRIES = 50_000
+MAX_YOUNG_ENTRIES = 10_000
 """Entries that a shard's journal holds while it is drained, many times over."""
 LOOK_WITHIN_S = 0.5
 """Far more than a look into the ledger takes; one that hangs is not waited for where it can be done without."""

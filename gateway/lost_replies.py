@@ -26,7 +26,7 @@ from quota.keys import AccountName
 from quota.protocol import Step
 
 LOOK_EVERY_S = 0.3
-MAX_AT_ONCE = 1_000
+MAX_AT_ONCE = 200
 BEFORE_MS = 60_000
 """A step is charged within the second before its last instant, or not at all; this allows for clocks that jump."""
 LOOKS_AT_THE_END = 10

@@ -40,7 +40,10 @@ class Outage:
                 # would take apart in one pause of 80 ms, while everybody is to be refused at once.
                 del error
         if any(each.amount for each in charges):
-            await self._keeping.keep(_let_through(demand, charges, self._admission.now_ms()))
+            try:
+                await self._keeping.keep(_let_through(demand, charges, self._admission.now_ms()))
+            except CountersUnavailable as unkept:
+                raise CountersUnavailable(f"{error}; and {unkept}") from unkept
         return charges
 
 

@@ -121,7 +121,7 @@ class Spool:
         for line in lines:
             try:
                 found.append(_decode(line))
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, UnicodeDecodeError):
                 unreadable.append(line)
         if unreadable:
             aside = _renamed(path, CLOSED, UNREADABLE)

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, bindparam, text
 from ledger.claims import claiming
 from ledger.tables import lost_replies, outage_charges
 from quota.identifiers import IDENTIFIER_PATTERN, MAX_AMOUNT
+from quota.periods import LATEST_MS
 from quota.settings import MAX_SHARDS
 
 MAX_REASON_CHARACTERS = 500
@@ -23,11 +24,11 @@ log = structlog.get_logger()
 
 
 # Checked whenever a note is read, so that one that was damaged on the disk or in the table stops no other.
-Identifier = Annotated[str, msgspec.Meta(pattern=IDENTIFIER_PATTERN)]
+Identifier = Annotated[str, msgspec.Meta(pattern=IDENTIFIER_PATTERN.removesuffix("$") + r"\Z")]
 Ident = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")]
 Words = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*\Z")]
 Amount = Annotated[int, msgspec.Meta(ge=0, le=MAX_AMOUNT)]
-Instant = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_999)]  # the end of the year 9999
+Instant = Annotated[int, msgspec.Meta(ge=0, le=LATEST_MS)]
 
 
 class LetThrough(msgspec.Struct, frozen=True, kw_only=True, tag="let_through"):
@@ -54,7 +55,7 @@ class LostReply(msgspec.Struct, frozen=True, kw_only=True, tag="lost_reply"):
     tenant: Identifier
     subject: Identifier
     metric: Identifier
-    shard: Annotated[int, msgspec.Meta(ge=0, le=MAX_SHARDS)]
+    shard: Annotated[int, msgspec.Meta(ge=0, lt=MAX_SHARDS)]
     request_id: Words
     attempt: Words | None
     until_ms: Instant

@@ -202,16 +202,17 @@ class Counters:
         """What the server says of itself, and its appendfsync; None where CONFIG may not be read."""
         try:
             async with asyncio.timeout(START_WITHIN_S):
-                info = await self._connection.info()
+                return await self._connection.info(), await self._appendfsync()
         except TimeoutError as error:
             raise CountersUnavailable(f"Redis did not answer within {START_WITHIN_S:.0f} s") from error
         except RedisError as error:  # told to whoever starts a process, who needs the address
             raise CountersUnavailable(f"Redis cannot be reached: {error}") from error
+
+    async def _appendfsync(self) -> str | None:
         try:
-            config = await self._connection.config_get("appendfsync")
+            return (await self._connection.config_get("appendfsync")).get("appendfsync")
         except RedisError:
-            config = {}  # managed servers forbid it; INFO has told the rest
-        return info, config.get("appendfsync")
+            return None  # managed servers forbid it; INFO has told the rest
 
     async def close(self) -> None:
         """Waits for what is under way, then closes the connections."""

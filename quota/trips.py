@@ -47,7 +47,11 @@ class Trips:
             raise CountersUnavailable(f"{MAX_WAITING} trips are waiting for Redis already; nothing was charged")
         self._waiting += 1
         try:
-            await self._turns.acquire()
+            async with asyncio.timeout(self._deadline_s):
+                await self._turns.acquire()
+        except TimeoutError:
+            trip.close()
+            raise CountersUnavailable("too many requests wait for the counters; nothing was charged") from None
         except BaseException:
             trip.close()
             raise

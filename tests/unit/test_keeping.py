@@ -139,7 +139,7 @@ def test_nobody_hears_that_nothing_was_charged_when_the_ledger_may_have_taken_it
         scene.ledger.goes_on.clear()  # it hangs, and does all of it once it goes on
         with pytest.raises(CountersUnavailable, match="it may be charged when they are back"):
             await scene.asks("1")[0]
-        with pytest.raises(CountersUnavailable, match="nothing was charged"):
+        with pytest.raises(CountersUnavailable, match=r"can take this down$"):
             await scene.asks("2")[0]  # the ledger was not asked
 
     run(keep())

@@ -19,6 +19,7 @@ import pytest
 from gateway import spool
 from gateway.spool import Spool
 from ledger.outages import LetThrough, LostReply, Note
+from quota.periods import LATEST_MS
 from tests.unit.outage_scene import let_through as entry
 from tests.unit.outage_scene import lost_reply, spooled
 
@@ -84,7 +85,7 @@ def test_what_was_appended_waits_in_its_order_until_it_is_removed(folder: Path) 
         shard=3,
         request_id="r",
         attempt="p.1#2",
-        until_ms=253_402_300_799_999,
+        until_ms=LATEST_MS,
     )
     found.append([whole, lost, entry("3")])
     found.append([lost_reply("4")])

@@ -102,3 +102,11 @@ def test_a_note_that_no_table_or_script_could_take_is_set_aside(folder: Path, ch
     assert waiting(found) == ["1", "2"]
     (aside,) = folder.glob("*.unreadable")
     assert b"damaged" in aside.read_bytes()
+
+
+def test_a_byte_that_is_no_text_costs_its_line_alone(folder: Path) -> None:
+    folder.mkdir()
+    lines = [spool._encode(entry(name)) for name in ("1", "damaged", "2")]
+    lines[1] = lines[1].replace(b"damaged", b"dama\xffed")
+    (folder / "a.v1.ndjson").write_bytes(b"\n".join(lines) + b"\n")
+    assert waiting(Spool(folder)) == ["1", "2"]
