@@ -43,6 +43,11 @@ def _let_through(system: System, subject: str) -> list[tuple[bool, str | None]]:
     ]
 
 
+def _lost(system: System, subject: str) -> int:
+    """How many replies to requests of a subject are still to be looked for."""
+    return len(system.sql("SELECT id FROM lost_replies WHERE document ->> 'subject' = %s", subject))
+
+
 def test_a_metric_that_is_denied_in_an_outage_is_told_with_503_and_not_charged(
     faulty: System, door: Door, away: dict[str, float]
 ) -> None:
@@ -195,7 +200,7 @@ def test_a_gateway_that_is_killed_while_redis_hangs_leaves_to_others_what_it_kne
         redis.suspend()
         try:
             refused, let_through = consume(client, "orphaned", amount=5), consume(client, "orphaned", "likes", 5)
-            eventually(lambda: faulty.sql("SELECT count(*) FROM lost_replies") == [(2,)], "both are written down")
+            eventually(lambda: _lost(faulty, "orphaned") == 2, "both are written down")
             door.gateway.kill()
         finally:
             redis.resume()
@@ -203,11 +208,11 @@ def test_a_gateway_that_is_killed_while_redis_hangs_leaves_to_others_what_it_kne
         assert refused.status_code == 503
         assert (let_through.status_code, let_through.json()["degraded"]) == (200, True)
         eventually(lambda: _let_through(faulty, "orphaned") == [(True, None)], "what was let through is settled")
-        eventually(lambda: faulty.sql("SELECT count(*) FROM lost_replies") == [(0,)], "the other is looked for")
+        eventually(lambda: _lost(faulty, "orphaned") == 0, "the other is looked for")
         assert (used(reader, "orphaned"), used(reader, "orphaned", "likes")) == (2, 6)
         assert_the_two_agree(faulty)
+        # What lay in the sockets was charged when Redis went on, unless all of this took longer than a second.
         found = kinds(faulty, "orphaned")
-        assert found["refund"] > 0, "what lay in the sockets was charged when Redis went on"
-        assert found["consume"] - found["refund"] == 4
+        assert found["consume"] - found.get("refund", 0) == 4
     finally:
         door.gateway.start()
