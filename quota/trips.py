@@ -52,7 +52,7 @@ class Trips:
         except TimeoutError:
             trip.close()
             raise CountersUnavailable("too many requests wait for the counters; nothing was charged") from None
-        except BaseException:
+        except asyncio.CancelledError:
             trip.close()
             raise
         finally:

@@ -1,5 +1,6 @@
 """Redis is away, or hangs: an answer at once by the metric's declared posture, and everything counted in the end."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -196,7 +197,7 @@ def test_a_gateway_that_is_killed_while_redis_hangs_leaves_to_others_what_it_kne
         assert consume(reader, "orphaned", metric).status_code == 200
     with door.gateway.client() as client:
         assert consume(client, "orphaned").status_code == 200  # its key and its catalog are known now
-        redis = faulty.server("redis")
+        redis, sent_at = faulty.server("redis"), time.monotonic()
         redis.suspend()
         try:
             refused, let_through = consume(client, "orphaned", amount=5), consume(client, "orphaned", "likes", 5)
@@ -204,6 +205,7 @@ def test_a_gateway_that_is_killed_while_redis_hangs_leaves_to_others_what_it_kne
             door.gateway.kill()
         finally:
             redis.resume()
+            took_s = time.monotonic() - sent_at
     try:
         assert refused.status_code == 503
         assert (let_through.status_code, let_through.json()["degraded"]) == (200, True)
@@ -211,8 +213,10 @@ def test_a_gateway_that_is_killed_while_redis_hangs_leaves_to_others_what_it_kne
         eventually(lambda: _lost(faulty, "orphaned") == 0, "the other is looked for")
         assert (used(reader, "orphaned"), used(reader, "orphaned", "likes")) == (2, 6)
         assert_the_two_agree(faulty)
-        # What lay in the sockets was charged when Redis went on, unless all of this took longer than a second.
         found = kinds(faulty, "orphaned")
-        assert found["consume"] - found.get("refund", 0) == 4
+        taken_back = found.get("refund", 0)
+        assert found["consume"] - taken_back == 4
+        # Past a second Redis charges nothing of what lay in its sockets, and there is nothing to take back.
+        assert taken_back > 0 or took_s >= 1
     finally:
         door.gateway.start()
