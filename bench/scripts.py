@@ -37,6 +37,9 @@ CATALOG_VERSION = 1
 EPOCH = 1
 LIMIT = 1_000_000_000
 """A hard limit that no measurement reaches."""
+TOO_MUCH = MAX_AMOUNT // 2
+FEW = 20
+"""Subjects that are denied so often that their denials are counted and not told one by one."""
 CHECKS_A_TRIP = 128
 """As many as the gateway puts into one call at most."""
 RECORD_TTL_MS = 86_400_000
@@ -81,8 +84,8 @@ def _shard(name: str) -> int:
     return keys.shard_of(TENANT, name, SHARDS)
 
 
-def _step(chance: random.Random, *, mode: Mode, amount: int, with_key: bool, metric: str) -> Step:
-    name = subject(chance.randrange(SUBJECTS))
+def _step(chance: random.Random, *, mode: Mode, amount: int, with_key: bool, metric: str, subjects: int) -> Step:
+    name = subject(chance.randrange(subjects))
     shard = _shard(name)
     idempotency_key = str(uuid.UUID(int=chance.getrandbits(128))) if with_key else None
     demand = Demand(
@@ -106,12 +109,14 @@ def _ours(
     amount: int = 1,
     with_key: bool = False,
     metric: str = METRIC,
+    subjects: int = SUBJECTS,
 ) -> Callable[[int], list[bytes]]:
     def commands(checks: int) -> list[bytes]:
         found = []
         for _ in range(checks // steps_a_call):
             steps = [
-                _step(chance, mode=mode, amount=amount, with_key=with_key, metric=metric) for _ in range(steps_a_call)
+                _step(chance, mode=mode, amount=amount, with_key=with_key, metric=metric, subjects=subjects)
+                for _ in range(steps_a_call)
             ]
             call = protocol.consume(steps, RECORD_TTL_MS)
             sha = SCRIPTS[call.script].sha
@@ -167,7 +172,8 @@ def _variants(naive_sha: str) -> list[Variant]:
         Variant("consume with an idempotency key, 32 a call", _ours(chance, 32, with_key=True), b"allowed"),
         Variant("consume with a cap and a grant, 32 a call", _ours(chance, 32, metric=RICH_METRIC), b"allowed"),
         Variant("check only, 32 a call", _ours(chance, 32, mode=Mode.CHECK), b"allowed"),
-        Variant("denied, 32 a call", _ours(chance, 32, amount=MAX_AMOUNT // 2), b"denied"),
+        Variant("denied and told, 32 a call", _ours(chance, 32, amount=TOO_MUCH), b"denied"),
+        Variant("denied again and again, 32 a call", _ours(chance, 32, amount=TOO_MUCH, subjects=FEW), b"denied"),
     ]
 
 

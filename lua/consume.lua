@@ -32,6 +32,7 @@ local KEYS, ARGV = KEYS, ARGV
 local call, match, format, tonumber = redis.call, string.match, string.format, tonumber
 -- @include rules/clock
 -- @include rules/numbers
+-- @include rules/denials
 
 local request_count, record_ttl_ms, not_after_ms = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local REFUNDS_TTL_MS = 604800000 -- a week: by then the ledger knows what was given back
@@ -205,8 +206,21 @@ local function decide()
   return by_rules(request)
 end
 
--- The plain case: one charge that fits into a plain account and reaches no warning, under a new idempotency key or
--- none. nil when it is not that plain; then nothing was written, and the rules decide.
+-- What an account that has no ceiling of its own is told above its limit, once denials are counted and not told one by
+-- one: a loop of them costs as little as what fits. nil when the rules must decide.
+local function deny_plainly(mode, account_key, used, amount, ceiling, terms)
+  local limit, enforcement = match(terms, '^(%d+) (%l+) ')
+  if enforcement ~= 'hard' or ceiling == '-1' or used + amount <= tonumber(limit) then return nil end
+  if mode == 'consume' then
+    local denials = counted_untold(call('HGET', account_key, 'denials') or '', amount)
+    if not denials then return nil end
+    call('HSET', account_key, 'denials', denials)
+  end
+  return 'denied ' .. now .. '\nexceeds ' .. account_key .. ' ' .. digits(amount) .. ' ' .. digits(used) .. ' 0 = '
+end
+
+-- The plain case: one charge to a plain account that fits and reaches no warning, under a new idempotency key or none.
+-- nil when it is not that plain; then nothing was written, and the rules decide.
 local function decide_plainly(mode)
   local head = head_of(KEYS[key_at + 1], ARGV[argument_at + 3])
   local fingerprint, amount_text = ARGV[argument_at + 5], ARGV[argument_at + 7]
@@ -221,9 +235,13 @@ local function decide_plainly(mode)
   local epoch, version, ceiling, next_ms, tail = match(rule, '^(%d+) (%-?%d+) (%-?%d+) (%d+) [^ ]* (.*)$')
   local used = tonumber(match(state, '^(%d+) '))
   if epoch ~= head.epoch or version ~= head.catalog_version_text or not used then return nil end
-  if now_ms >= tonumber(next_ms) or used + amount > tonumber(ceiling) then return nil end
+  if now_ms >= tonumber(next_ms) then return nil end
+  local fits = used + amount <= tonumber(ceiling)
+  local denial = not fits and deny_plainly(mode, account_key, used, amount, ceiling, tail)
+  if not fits and not denial then return nil end
   local journal_key, about, n = KEYS[key_at + 2], ARGV[argument_at + 6], '-'
   key_at, argument_at = key_at + (record_key and 4 or 3), argument_at + 7
+  if denial then return denial .. tail .. ' ' .. window end
   if mode == 'consume' then
     used = format('%d', used + amount)
     local id = redis.pcall('XADD', journal_key, epoch .. '-*', 'line', 'consume ' .. now .. ' ' .. amount_text .. ' ' ..

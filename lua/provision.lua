@@ -21,6 +21,7 @@ local epoch, fence, catalog_field, catalog_version, ttl_ms, on_window, limit, en
 
 -- @include rules/clock
 -- @include rules/numbers
+-- @include rules/denials
 -- @include rules/account
 -- @include rules/limits
 -- @include rules/journal

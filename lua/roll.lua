@@ -12,6 +12,7 @@ local seen_end, window, caps = unpack(ARGV)
 
 -- @include rules/clock
 -- @include rules/numbers
+-- @include rules/denials
 -- @include rules/account
 -- @include rules/limits
 -- @include rules/journal

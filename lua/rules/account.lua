@@ -2,7 +2,7 @@
 -- never half understood.
 --
 -- A table has: key, used, held, limit (nil: unlimited), enforcement, nature, start, period_end (nil: never), window,
--- epoch, version, until_ms, entry, warned, grants, newest_grant, caps, hold_count, first_expiry, holds (nil: not
+-- epoch, version, until_ms, entry, warned, levels, grants, newest_grant, caps, hold_count, first_expiry, holds (nil: not
 -- looked at), hold_changes, denials, seal (places of the last two), sealed (words of the last), expired_ms, found (the
 -- texts it was read from), counted_from (since when the running period counts, if it took the place of an earlier one).
 
@@ -67,7 +67,7 @@ local function parts_text(parts)
   return table.concat(texts, ',')
 end
 
-local WINDOW = '^(%-?%d+) (%-?%d*) %S+ %l+ %S+ %S+$'
+local WINDOW = '^(%-?%d+) (%-?%d*) %S+ %l+ %S+ (%S+)$'
 local WITHOUT_PLAN = ' ~ ' -- in the words of a window
 
 -- A hold is `amount expires parts caps`, and the words of its period once that has been closed. Raises when damaged.
@@ -106,12 +106,11 @@ end
 
 local OPTIONAL = { 'held', 'grants', 'caps', 'warned', 'denials', 'seal', 'sealed', 'newest_grant', 'expired',
   'counted_from' }
-local DENIALS = '^(%d+) (%d+) (%d+) (%d+)$'
 
 -- `window` is `<start_ms> <end_ms | -> <plan> <kind> <anchor> <levels>`. False when it is not.
 local function set_window(account, words)
-  local start, period_end = string.match(words, WINDOW)
-  account.window, account.start, account.period_end = words, start, tonumber(period_end)
+  local start, period_end, levels = string.match(words, WINDOW)
+  account.window, account.start, account.period_end, account.levels = words, start, tonumber(period_end), levels
   return start and (period_end == '-' or account.period_end)
 end
 
@@ -134,26 +133,22 @@ local function load_account(key)
   if fields.err then return nil, tostring(fields.err) end
   local state, rule, window = fields[1], fields[2], fields[3]
   if not (state or rule or window) then return nil end
-  local account = { key = key, window = window, found = {} }
-  for place, name in ipairs(OPTIONAL) do account.found[name] = fields[3 + place] or '' end
-  local found = account.found
+  local found = {}
+  for place, name in ipairs(OPTIONAL) do found[name] = fields[3 + place] or '' end
   local used, entry = string.match(state or '', '^(%d+) ([%d-]+)$')
   local epoch, version, till, limit, enforcement, nature =
     string.match(rule or '', '^(%d+) (%-?%d+) %-?%d+ %-?%d+ (%-?%d*) (%-?%d*) (%l+) (%l+)$')
-  account.used, account.entry, account.epoch, account.version = whole(used or ''), entry, epoch, tonumber(version)
-  account.limit, account.enforcement, account.nature = whole(limit or ''), enforcement, nature
-  account.until_ms = tonumber(till) or NEVER
-  account.held, account.hold_count, account.first_expiry, account.hold_changes = 0, 0, NEVER, {}
-  if found.held ~= '' then
-    local held, hold_count, first_expiry = string.match(found.held, '^(%d+) (%d+) (%d+)$')
-    account.held, account.hold_count = tonumber(held), tonumber(hold_count)
-    account.first_expiry = tonumber(first_expiry)
-  end
-  account.grants, account.caps = parsed_grants(found.grants), parsed_caps(found.caps)
-  account.warned, account.denials = tonumber(found.warned) or 0, found.denials
-  account.seal, account.sealed, account.expired_ms = found.seal, found.sealed, tonumber(found.expired) or 0
-  account.counted_from = tonumber(found.counted_from)
-  account.newest_grant = found.newest_grant ~= '' and found.newest_grant or '0'
+  local held, hold_count, first_expiry = '0', '0', NEVER
+  if found.held ~= '' then held, hold_count, first_expiry = string.match(found.held, '^(%d+) (%d+) (%d+)$') end
+  local account = { -- made with all of its fields, because a table that grows is laid out anew again and again
+    key = key, found = found, used = whole(used or ''), entry = entry, epoch = epoch, version = tonumber(version),
+    limit = whole(limit or ''), enforcement = enforcement, nature = nature, until_ms = tonumber(till) or NEVER,
+    held = tonumber(held), hold_count = tonumber(hold_count), first_expiry = tonumber(first_expiry), hold_changes = {},
+    grants = parsed_grants(found.grants), caps = parsed_caps(found.caps), warned = tonumber(found.warned) or 0,
+    denials = found.denials, seal = found.seal, sealed = found.sealed, expired_ms = tonumber(found.expired) or 0,
+    counted_from = tonumber(found.counted_from), newest_grant = found.newest_grant ~= '' and found.newest_grant or '0',
+    window = false, start = false, period_end = false, levels = false,
+  }
   if not account.used or not epoch or not set_window(account, window or '') or (limit ~= '-' and not account.limit)
     or has_damaged_options(account) then
     return nil, key .. ' is damaged'

@@ -1,7 +1,5 @@
 -- The rules of counting, as quota/model.py says them. Nothing here writes: accounts are tables, entries are queued.
 
-local DENIALS_A_MINUTE, MINUTE_MS = 10, 60000
-
 local function find_grant(account, id)
   for place, grant in ipairs(account.grants) do
     if grant.id == id then return grant, place end
@@ -188,22 +186,19 @@ local function tell_denials(account)
   end
 end
 
--- Ten a minute are told one by one, the others as one sum, when the next denial or the period's end comes.
 local function deny(account, amount, bound, about)
-  local since, told, untold, units = string.match(account.denials, DENIALS)
-  since, told = tonumber(since) or 0, tonumber(told) or 0
-  untold, units = tonumber(untold) or 0, tonumber(units) or 0
-  if now_ms < since or now_ms >= since + MINUTE_MS then
-    tell_denials(account)
-    since, told, untold, units = now_ms, 0, 0, 0
-  end
-  if told < DENIALS_A_MINUTE then
+  local denials = counted_untold(account.denials, amount)
+  if not denials then
+    local since, told = string.match(account.denials, DENIALS)
+    since, told = tonumber(since) or 0, tonumber(told) or 0
+    if now_ms < since or now_ms >= since + MINUTE_MS then
+      tell_denials(account)
+      since, told = now_ms, 0
+    end
     queue(account, 'denied', amount, 0, { detail = bound, about = about })
-    told = told + 1
-  else
-    untold, units = untold + 1, math.min(MAX_AMOUNT, units + amount)
+    denials = digits(since) .. ' ' .. told + 1 .. ' 0 0'
   end
-  account.denials = table.concat({ digits(since), told, untold, digits(units) }, ' ')
+  account.denials = denials
 end
 
 -- Closes the period; the caller opens the next. Holds of this period will be settled in it, and drained grants go.

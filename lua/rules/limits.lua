@@ -18,7 +18,7 @@ local function levels_of(account)
   local limit = effective_limit(account)
   if not limit then return 0, NEVER end
   local reached, next_at = 0, NEVER
-  for percent in string.gmatch(string.match(account.window, '(%S+)$') .. ',100', '%d+') do
+  for percent in string.gmatch(account.levels .. ',100', '%d+') do
     percent = tonumber(percent)
     local at = threshold(limit, percent)
     if account.used >= at then reached = math.max(reached, percent)
