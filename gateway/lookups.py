@@ -94,19 +94,22 @@ class Lookups:
 
     async def end_of_hold(self, tenant: str, shard: int, name: Reservation) -> str | None:
         """The kind of the entry that settled a hold, None if there never was such a hold in this tenant."""
-        # The journal first: what has left it before is in the ledger.
-        young = await self._counters.entries(shard, name.place, "+", MAX_YOUNG_ENTRIES)
-        known = await self._store.run(
-            tenant, holds.settled_by, AccountName(tenant, name.subject, name.metric), shard, name.place
-        )
+        account = AccountName(tenant, name.subject, name.metric)
+        known = await self._store.run(tenant, holds.settled_by, account, shard, name.place)
         if known in SETTLING:
             return known
-        if known is None and not any(_is_hold(entry, tenant, name) for entry in young):
-            return None
+        young = await self._counters.entries(shard, name.place, "+", MAX_YOUNG_ENTRIES)
         ends = [entry.kind for entry in young if entry.detail == name.place and entry.kind in SETTLING]
-        if not ends and len(young) >= MAX_YOUNG_ENTRIES:  # it may have been settled after these
+        was_made = known is not None or any(_is_hold(entry, tenant, name) for entry in young)
+        if was_made and ends:
+            return ends[0]
+        if len(young) >= MAX_YOUNG_ENTRIES:  # it may have been settled after these
             raise CountersUnavailable("the journal is longer than can be looked through; nothing was changed")
-        return ends[0] if ends else "expire"
+        # What has left the journal between the two looks is in the ledger now.
+        known = await self._store.run(tenant, holds.settled_by, account, shard, name.place)
+        if known is None and not was_made:
+            return None
+        return known if known in SETTLING else next(iter(ends), "expire")
 
 
 def _is_of(entry: Entry, tenant: str, receipt: Receipt) -> bool:

@@ -60,7 +60,10 @@ class Charged:
         """Whether it would fit into unused windows; if not, waiting for the next ones does not help."""
         if self.enforcement == "soft":
             return True
-        limits = [cap.limit for cap in self.caps] + ([] if self.limit is None else [self.limit])
+        limits = [cap.limit for cap in self.caps]
+        if self.limit is not None:
+            of_plan = self.limit if self.plan_limit is None else self.plan_limit
+            limits.append(of_plan + sum(grant.left for grant in self.grants))  # what was drawn from a grant is gone
         return self.amount <= min(limits, default=self.amount)
 
     @property

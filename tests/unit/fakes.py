@@ -31,7 +31,7 @@ class FakeStore:
     """Runs what stands in for a statement; `is_away` is a Postgres that cannot be reached."""
 
     def __init__(self, statements: Mapping[Callable[..., Any], Callable[..., Any]]) -> None:
-        self._statements = statements
+        self.statements = dict(statements)
         self.is_away = False
         self.failure: Exception | None = None
         self.asked: list[tuple[str, str]] = []
@@ -42,7 +42,7 @@ class FakeStore:
             raise self.failure
         if self.is_away:
             raise LedgerUnavailable("the ledger cannot be reached")
-        return self._statements[function](*arguments)
+        return self.statements[function](*arguments)
 
 
 @dataclass

@@ -95,6 +95,10 @@ def test_what_fits_ran_into_nothing() -> None:
         (11, False, {"limit": None, "caps": capped()}),
         (101, True, {"enforcement": "soft"}),
         (0, True, {"limit": 0}),
+        (100, True, {"limit": 150, "plan_limit": 100, "used": 150}),
+        (101, False, {"limit": 150, "plan_limit": 100, "used": 150}),
+        (120, True, {"limit": 150, "plan_limit": 100, "used": 130, "grants": (LiveGrant(1, None, 20),)}),
+        (121, False, {"limit": 150, "plan_limit": 100, "used": 130, "grants": (LiveGrant(1, None, 20),)}),
     ],
 )
 def test_what_is_more_than_a_whole_window_could_never_fit(

@@ -202,6 +202,20 @@ def test_a_hold_of_which_no_end_is_found_has_expired(scene: Scene) -> None:
     assert scene.end() == "expire"
 
 
+@pytest.mark.parametrize("kind", ["commit", "open"])
+def test_what_leaves_the_journal_between_two_looks_is_found_in_the_ledger(scene: Scene, kind: str) -> None:
+    """The drain is as quick as a look: the hold alone may have left the journal, or its end with it."""
+    scene.journal(*([] if kind == "commit" else [entry(10, "commit", detail="1-7")]))
+    answers = iter([None, kind])
+    scene.store.statements[holds.settled_by] = lambda *_: next(answers)
+    assert scene.end() == "commit"
+
+
+def test_of_a_hold_that_the_ledger_knows_to_be_settled_the_journal_is_not_read(scene: Scene) -> None:
+    scene.settled_by[ACCOUNT] = "release"
+    assert (scene.end(), scene.counters.looks) == ("release", [])
+
+
 def test_while_more_waits_than_can_be_looked_through_no_hold_is_told_to_have_expired(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -177,7 +177,7 @@ def test_what_cannot_be_noted_as_charged_is_not_charged_again(scene: Scene) -> N
     def fail(_: Any) -> None:
         raise LedgerUnavailable("the ledger cannot be reached")
 
-    statements: Any = scene.store._statements
+    statements: Any = scene.store.statements
     name = next(each for each, stand_in in statements.items() if stand_in == settle)
     statements[name] = fail
     with pytest.raises(LedgerUnavailable):
@@ -223,7 +223,7 @@ def test_it_stops_as_soon_as_the_counters_are_away(scene: Scene, monkeypatch: py
         settle(refusals)
         scene.counters.are_away = True
 
-    statements: Any = scene.store._statements
+    statements: Any = scene.store.statements
     statements[next(each for each, stand_in in statements.items() if stand_in == settle)] = settle_and_lose
     scene.run(scene.settling.run)
     assert scene.kept.settlings == [2]

@@ -51,10 +51,10 @@ def test_a_ledger_that_goes_away_meanwhile_gets_the_whole_file_once_more(
         keep(notes)
         scene.ledger.is_away = bool(notes)
 
-    scene.ledger._statements = {outages.keep: break_down}
+    scene.ledger.statements = {outages.keep: break_down}
     with pytest.raises(LedgerUnavailable):
         run(scene.keeping.run_once())
-    scene.ledger.is_away, scene.ledger._statements = False, {outages.keep: keep}
+    scene.ledger.is_away, scene.ledger.statements = False, {outages.keep: keep}
     run(scene.keeping.run_once())
     assert scene.ledger.writes == [["1"], ["1"], ["2"]]
     assert scene.disk.size() == 0
@@ -71,7 +71,7 @@ def test_a_file_that_cannot_be_stored_keeps_no_other_waiting(scene: Scene) -> No
             raise ZeroDivisionError
         keep(notes)
 
-    scene.ledger._statements = {outages.keep: refuse}
+    scene.ledger.statements = {outages.keep: refuse}
     with pytest.raises(ZeroDivisionError):
         run(scene.keeping.run_once())
     assert sorted(scene.ledger.writes) == [["1"], ["2"]]
