@@ -103,12 +103,12 @@ class Lookups:
         was_made = known is not None or any(_is_hold(entry, tenant, name) for entry in young)
         if was_made and ends:
             return ends[0]
-        if len(young) >= MAX_YOUNG_ENTRIES:  # it may have been settled after these
-            raise CountersUnavailable("the journal is longer than can be looked through; nothing was changed")
         # What has left the journal between the two looks is in the ledger now.
         known = await self._store.run(tenant, holds.settled_by, account, shard, name.place)
         if known is None and not was_made:
             return None
+        if known not in SETTLING and not ends and len(young) >= MAX_YOUNG_ENTRIES:  # it may have been settled later
+            raise CountersUnavailable("the journal is longer than can be looked through; nothing was changed")
         return known if known in SETTLING else next(iter(ends), "expire")
 
 

@@ -75,7 +75,7 @@ def read(connection: Connection, wanted: list[AccountName], now_ms: int) -> Read
 
 
 def opening(account: AccountName, now_ms: int, reading: Reading) -> Opening:
-    """The account as it should stand in Redis. UnknownMetric when the catalog has lost the metric. Pure."""
+    """The account as it should stand in Redis. Pure."""
     version, catalog = reading.catalogs[account.tenant]
     granted = entitlement(catalog, reading.subscriptions.get((account.tenant, account.subject)), account.metric)
     running = reading.balances.get(account, [])

@@ -48,7 +48,7 @@ class Charged:
     @property
     def overage(self) -> int:
         """What a soft limit let through above the limit."""
-        return 0 if self.limit is None else max(0, self.used - self.limit)
+        return 0 if self.limit is None or self.enforcement != "soft" else max(0, self.used - self.limit)
 
     @property
     def more(self) -> int:
@@ -62,8 +62,10 @@ class Charged:
             return True
         limits = [cap.limit for cap in self.caps]
         if self.limit is not None:
-            of_plan = self.limit if self.plan_limit is None else self.plan_limit
-            limits.append(of_plan + sum(grant.left for grant in self.grants))  # what was drawn from a grant is gone
+            # What was drawn from a grant is gone, and so is what ends before the window does.
+            end_ms = self.bound.period.end_ms or 0
+            left = sum(each.left for each in self.grants if each.expires_ms is None or each.expires_ms > end_ms)
+            limits.append((self.limit if self.plan_limit is None else self.plan_limit) + left)
         return self.amount <= min(limits, default=self.amount)
 
     @property
@@ -109,8 +111,8 @@ class Decision:
 
     @property
     def lacks_plan(self) -> bool:
-        """Whether it was denied because the subject is on no plan at all."""
-        return not self.allowed and all(charge.plan is None for charge in self.charges)
+        """Whether it was denied because the subject is on no plan at all, and has nothing else."""
+        return not self.allowed and all(charge.plan is None and not charge.limit for charge in self.charges)
 
 
 def charged(state: AccountState) -> Charged:

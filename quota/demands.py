@@ -17,6 +17,10 @@ MAX_METRICS_TOGETHER = 100
 """All of them are charged in one script, during which Redis serves nobody else."""
 
 
+_OF_WHAT_WAS_TAKEN = frozenset((Mode.COMMIT, Mode.RELEASE, Mode.REFUND))
+"""What was taken or set aside can be settled and given back when the catalog has lost its metric since."""
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """An amount of one metric; None is all that was held. `detail` is what the mode needs besides."""
@@ -61,7 +65,7 @@ class Demand:
             costs = charges_of(catalog, self.operation, self.quantity)
             return tuple(Asked(metric, amount) for metric, amount in costs.items())
         for each in self.asked:
-            if each.metric not in catalog.metrics:
+            if each.metric not in catalog.metrics and self.mode not in _OF_WHAT_WAS_TAKEN:
                 raise UnknownMetric(f"the catalog has no metric {each.metric}", metric=each.metric)
         return self.asked
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from quota.catalog import Catalog, Limit, Plan
-from quota.errors import InvalidRequest, UnknownMetric, UnknownOperation
+from quota.errors import InvalidRequest, UnknownOperation
 from quota.identifiers import MAX_AMOUNT, checked_amount
 from quota.periods import PeriodKind
 
@@ -69,14 +69,14 @@ def plan_in_force(catalog: Catalog, subscription: Subscription | None) -> str | 
 
 
 def entitlement(catalog: Catalog, subscription: Subscription | None, metric_name: str) -> Entitlement:
-    """UnknownMetric if the catalog does not declare it.
+    """Of a metric that has left the catalog, what there is without a plan: no more of it, and what was used stays.
 
     Add-ons and the anchor belong to the subscription: they count only while it is in force, and still do when its
     plan has left the catalog and the default one stands in. An add-on that has left the catalog adds nothing.
     """
     metric = catalog.metrics.get(metric_name)
     if metric is None:
-        raise UnknownMetric(f"there is no metric {metric_name}", metric=metric_name)
+        return Entitlement(None, 0, "hard", PeriodKind.LIFETIME, None, ())
     plan_name = plan_in_force(catalog, subscription)
     if plan_name is None:
         return Entitlement(None, 0, "hard", PeriodKind.LIFETIME, None, metric.warn_at_pct, metric.kind)

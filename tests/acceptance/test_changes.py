@@ -51,6 +51,30 @@ def test_a_status_survives_a_metric_that_was_taken_out_elsewhere(
     assert [each["metric"] for each in tenant.status("u")["metrics"]] == ["m"]
 
 
+def test_what_was_taken_of_a_metric_that_has_left_the_catalog_is_settled_and_given_back(
+    make_tenant: MakeTenant,
+) -> None:
+    tenant, stranger = make_tenant(CATALOG), make_tenant({"metrics": {}})
+    taken = tenant.consume("u", "extra", 3).json()["receipt"]
+    held = [
+        tenant.client.post(
+            "/v1/reservations", json={"subject": "u", "metric": "extra", "amount": 2, "ttl_s": 60}
+        ).json()["id"]
+        for _ in range(2)
+    ]
+    plans = {name: plan | {"limits": {"m": plan["limits"]["m"]}} for name, plan in CATALOG["plans"].items()}
+    assert tenant.client.put("/v1/catalog", json=CATALOG | {"metrics": {"m": {}}, "plans": plans}).status_code == 200
+    foreign = stranger.client.post(f"/v1/reservations/{held[0]}/commit", json={})
+    assert (foreign.status_code, foreign.json()["code"]) == (404, "RESERVATION_NOT_FOUND")
+    committed = tenant.client.post(f"/v1/reservations/{held[0]}/commit", json={})
+    assert (committed.status_code, committed.json()["used"]) == (200, 5)
+    released = tenant.client.post(f"/v1/reservations/{held[1]}/release", json={})
+    assert (released.status_code, released.json()["held"]) == (200, 0)
+    refunded = tenant.client.post("/v1/refunds", json={"receipt": taken})
+    assert (refunded.status_code, refunded.json()["refunded"]) == (200, 3)
+    assert tenant.consume("u", "extra", 1).json()["code"] == "UNKNOWN_METRIC"
+
+
 def test_a_repeat_gets_its_first_answer_though_the_metric_has_left_the_catalog(make_tenant: MakeTenant) -> None:
     tenant = make_tenant(CATALOG)
     first = tenant.consume("u", "extra", 3, **{"Idempotency-Key": "k"})

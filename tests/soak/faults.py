@@ -25,7 +25,7 @@ HUNG_P99_MS = 70.0
 REFUSED_P99_MS = 5.0
 SERVED_WITHIN_MS = 1_000.0
 OPEN_AFTER_S = 0.5
-"""The breaker has been open for a while by then: three trips have failed."""
+"""The breaker has been open for a while by then: eight trips have failed."""
 STOPPED_S = 1.5
 CLIENTS, PAUSE_S = 8, 0.02
 """A moderate load, about 400 requests a second: everything, the clients too, shares one machine's processors."""
@@ -78,18 +78,18 @@ def hang(system: System, stops: int, metric: str, away: int) -> None:
     for stop in range(stops):
         log, stopped, went_on, served = _stopped_under_load(system, metric, f"hung-{stop}")
         before += took_ms(log, 200, stopped - STOPPED_S, stopped - 2 * DEADLINE_MS / 1000)
-        found_out += took_ms(log, away, stopped, stopped + DEADLINE_MS / 1000)
+        found_out += took_ms(log, away, stopped - DEADLINE_MS / 1000, stopped + OPEN_AFTER_S)
         refused += took_ms(log, away, stopped + OPEN_AFTER_S, went_on - DEADLINE_MS / 1000)
         back_ms = (served - went_on) * 1000
         say(f"  stopped {stop + 1} of {stops}; served again {back_ms:.0f} ms after it went on")
         assert back_ms < SERVED_WITHIN_MS
     say(f"  before: {len(before)} served, {percentiles(before)}")
-    say(f"  deadline {DEADLINE_MS} ms: {len(found_out)} found out, {percentiles(found_out)}")
+    say(f"  deadline {DEADLINE_MS} ms: {len(found_out)} until it was known, {percentiles(found_out)}")
     say(f"  breaker open: {len(refused)} answered {away} without a trip, {percentiles(refused)}")
     assert p99(found_out) <= HUNG_P99_MS
     if away == 200:  # each is on a disk before it is answered
         return
-    assert p99(refused) < max(REFUSED_P99_MS, p99(before)), "on a busy machine, at least faster than what was served"
+    assert p99(refused) < REFUSED_P99_MS
 
 
 def _stopped_under_load(system: System, metric: str, subject: str) -> tuple[Log, float, float, float]:

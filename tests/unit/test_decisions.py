@@ -72,10 +72,11 @@ def test_the_charge_that_binds_is_the_first_that_did_not_fit() -> None:
 
 
 def test_a_subject_lacks_a_plan_only_where_nothing_has_one() -> None:
-    without = charge(plan=None, fits=False)
+    without = charge(plan=None, limit=0, fits=False)
     assert decided(without, allowed=False).lacks_plan
     assert not decided(without, charge(), allowed=False).lacks_plan
     assert not decided(without, allowed=True).lacks_plan
+    assert not decided(charge(plan=None, limit=3, fits=False), allowed=False).lacks_plan, "it has been granted units"
 
 
 def test_what_fits_ran_into_nothing() -> None:
@@ -99,6 +100,8 @@ def test_what_fits_ran_into_nothing() -> None:
         (101, False, {"limit": 150, "plan_limit": 100, "used": 150}),
         (120, True, {"limit": 150, "plan_limit": 100, "used": 130, "grants": (LiveGrant(1, None, 20),)}),
         (121, False, {"limit": 150, "plan_limit": 100, "used": 130, "grants": (LiveGrant(1, None, 20),)}),
+        (120, True, {"limit": 120, "plan_limit": 100, "grants": (LiveGrant(1, MONTH.end_ms + 1, 20),)}),
+        (101, False, {"limit": 120, "plan_limit": 100, "grants": (LiveGrant(1, MONTH.end_ms, 20),)}),
     ],
 )
 def test_what_is_more_than_a_whole_window_could_never_fit(

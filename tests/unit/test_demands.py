@@ -57,6 +57,12 @@ def test_what_the_catalog_does_not_know_is_refused() -> None:
         replace(DEMAND, asked=(), operation="reel", quantity=MAX_AMOUNT).charges(CATALOG)
 
 
+@pytest.mark.parametrize("mode", [Mode.COMMIT, Mode.RELEASE, Mode.REFUND])
+def test_what_was_taken_can_be_settled_when_its_metric_has_left_the_catalog(mode: Mode) -> None:
+    demand = replace(DEMAND, mode=mode, asked=(Asked("c", None, "1-7"),))
+    assert demand.charges(CATALOG) == demand.asked
+
+
 REEL, POST = (replace(DEMAND, asked=(), operation=name) for name in ("reel", "post"))
 
 

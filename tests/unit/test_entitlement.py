@@ -16,7 +16,7 @@ from quota.entitlement import (
     plan_in_force,
     warning_level,
 )
-from quota.errors import InvalidRequest, UnknownMetric, UnknownOperation
+from quota.errors import InvalidRequest, UnknownOperation
 from quota.identifiers import MAX_AMOUNT
 from quota.periods import PeriodKind
 
@@ -129,9 +129,9 @@ def test_without_any_plan_nothing_is_granted(subscription: Subscription | None) 
 
 
 @pytest.mark.parametrize("subscription", [None, subscribed()])
-def test_a_metric_that_nobody_declared_is_unknown(subscription: Subscription | None) -> None:
-    with pytest.raises(UnknownMetric, match="no metric coins"):
-        entitlement(CATALOG, subscription, "coins")
+def test_of_a_metric_that_has_left_the_catalog_nothing_is_granted(subscription: Subscription | None) -> None:
+    expected = Entitlement(None, 0, "hard", PeriodKind.LIFETIME, None, ())
+    assert entitlement(CATALOG, subscription, "coins") == expected
 
 
 def test_an_add_on_cannot_be_bought_less_than_never() -> None:

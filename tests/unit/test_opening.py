@@ -1,15 +1,13 @@
 """What an account is opened with: which of the ledger's balances is carried into which window."""
 
+from dataclasses import replace
 from typing import Any
-
-import pytest
 
 from gateway.provisioning import Reading, opening
 from ledger.accounts import Balance
 from ledger.grants import Granted
 from quota.catalog import Catalog, Limit, Metric, Plan
 from quota.entitlement import Subscription
-from quota.errors import UnknownMetric
 from quota.formats import CapState, GrantState
 from quota.journal import Place
 from quota.keys import AccountName
@@ -119,6 +117,9 @@ def test_what_is_known_of_another_account_is_left_out() -> None:
     assert (found.used, found.seal, found.entitlement.plan, found.keeps_window) == (0, None, None, True)
 
 
-def test_a_metric_that_has_left_the_catalog_cannot_be_opened() -> None:
-    with pytest.raises(UnknownMetric):
-        opening(AccountName("t", "u", "gone"), NOW_MS, reading("monthly"))
+def test_a_metric_that_has_left_the_catalog_keeps_what_was_used_and_gives_no_more() -> None:
+    gone = AccountName("t", "u", "gone")
+    known = replace(reading("monthly"), balances={gone: [Balance(MONTH, "monthly", 7, Place(1, 4))]})
+    found = opening(gone, NOW_MS, known)
+    assert (found.used, found.period, found.entitlement.plan, found.entitlement.limit) == (7, MONTH, None, 0)
+    assert found.keeps_window
