@@ -128,8 +128,13 @@ class Shard:
 
     def everything(self) -> dict[bytes, Any]:
         read = {"hash": "hgetall", "stream": "xrange", "string": "get"}
-        names = sorted(self.connection.keys("*"))
-        return {name: getattr(self.connection, read[self.connection.type(name).decode()])(name) for name in names}
+        names: list[Any] = sorted(self.connection.keys("*"))
+        pipeline = self.connection.pipeline(transaction=False)
+        for name in names:
+            pipeline.type(name)
+        for name, kind in zip(names, pipeline.execute(), strict=True):
+            getattr(pipeline, read[kind.decode()])(name)
+        return dict(zip(names, pipeline.execute(), strict=True))
 
 
 CLOCK = """local now_ms = tonumber(redis.call('GET', 'clock'))
@@ -140,9 +145,11 @@ local now = string.format('%.0f', now_ms)
 class ClockedShard(Shard):
     """A shard whose scripts read a clock of the test's; in all else they are the product's."""
 
+    def source(self, script: str) -> str:
+        return lua.source(script).replace(lua.source("rules/clock"), CLOCK)
+
     def run(self, call: Call) -> Any:
-        script = lua.source(call.script).replace(lua.source("rules/clock"), CLOCK)
-        reply = self.connection.eval(script, len(call.keys), *call.keys, *call.arguments)
+        reply = self.connection.eval(self.source(call.script), len(call.keys), *call.keys, *call.arguments)
         return reply.decode() if isinstance(reply, bytes) else reply
 
     def now_ms(self) -> int:

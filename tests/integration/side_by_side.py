@@ -13,6 +13,8 @@ import redis
 import lua
 from quota import keys, protocol
 from quota.buckets import Cap, Grant, Part, Taking, Terms
+from quota.decisions import Charged, decision
+from quota.demands import Demand
 from quota.entitlement import Entitlement
 from quota.formats import CapState, GrantState, Window, detail_of_charge, detail_of_refund
 from quota.formats import Terms as Words
@@ -21,12 +23,13 @@ from quota.keys import AccountName
 from quota.model import Account, consume_all
 from quota.periods import Period, PeriodKind, period_at
 from quota.protocol import Call, Charge, Mode, Opening, Step
-from quota.replies import AccountState, Reply, parsed_reply
+from quota.replies import Reply, parsed_reply
 from tests.integration.shard import CLOCK
 
 SHARD, TENANT, SUBJECT = 3, "t", "u"
 START_MS = 1_772_323_200_000 + 3_600_000  # an hour into a month, which begins on a Sunday
 RECORD_TTL_MS = 60_000
+DEMAND = Demand(TENANT, SUBJECT, Mode.CHECK, "r-1")  # what was asked does not change what is told of an account
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class World:
         pair = Pair(name, offer, Account(offer.terms, offer.period(self.now_ms), caps))
         self.pairs.append(pair)
         assert self.run(protocol.provision(SHARD, 1, str(self.fence), self.opening(pair))) == "provisioned"
-        self.compare()
+        self.check([(pair, 0)])
         return pair
 
     def opening(self, pair: Pair) -> Opening:
@@ -125,6 +128,7 @@ class World:
 
     def make_ready(self, pair: Pair) -> None:
         """What a gateway does with an account that is stale or over: until it is neither."""
+        was_ready = not pair.waits(self.now_ms)
         if pair.is_stale:
             offer, now_ms, model = pair.offer, self.now_ms, pair.model
             caps = {kind.value: Cap(period_at(kind, now_ms), limit) for kind, limit in offer.caps}
@@ -141,6 +145,8 @@ class World:
             opened = [CapState(window, 0) for window in windows.values()]
             assert self.run(protocol.roll(SHARD, pair.key, seen, words, opened)) == "rolled"
             self.compare()
+        if not was_ready:
+            self.check([(pair, 0)])  # neither of these scripts tells a caller anything
 
     def words(self, pair: Pair) -> Words:
         return Words.of(pair.offer.entitlement())
@@ -165,8 +171,8 @@ class World:
         if step.mode not in {Mode.CHARGE, Mode.SET}:
             for pair, overdrawn in zip(pairs, before, strict=True):
                 assert overdrawn_of(pair.model) <= overdrawn, "more was given out than there is"
-        for state, pair in zip(reply.accounts, pairs, strict=bool(reply.accounts)):
-            assert_said(state, pair.model)
+        for said, pair in zip(told_by(reply), pairs, strict=bool(reply.accounts)):
+            assert_said(said, pair.model)
         self.compare()
         return done
 
@@ -191,8 +197,8 @@ class World:
         bounds = [model.bound_by(n) for model, (_, n) in zip(models, charges, strict=True)]
         assert reply.outcome.value == ("denied" if any(bounds) else "allowed")
         assert [state.verdict.value for state in reply.accounts] == ["exceeds" if each else "fits" for each in bounds]
-        for state, model in zip(reply.accounts, models, strict=True):
-            assert_said(state, model)
+        for said, model in zip(told_by(reply), models, strict=True):
+            assert_said(said, model)
         self.compare()
 
     def batch(self, requests: Sequence[Sequence[tuple[Pair, int]]]) -> None:
@@ -206,8 +212,8 @@ class World:
                 continue
             taken = consume_all([(pair.model, n) for pair, n in charges], self.now_ms)
             assert reply.outcome.value == ("allowed" if taken else "denied"), reply
-            for state, (pair, _) in zip(reply.accounts, charges, strict=True):
-                assert_said(state, pair.model)
+            for said, (pair, _) in zip(told_by(reply), charges, strict=True):
+                assert_said(said, pair.model)
             if taken:
                 self.receipts.append(
                     Receipt(tuple((pair, each) for (pair, _), each in zip(charges, taken, strict=True)))
@@ -328,7 +334,7 @@ class World:
         for pair, found in zip(self.pairs, hashes, strict=True):
             assert len(pair.places) == len(pair.model.entries), pair.model.entries[len(pair.places) :]
             assert_hash(pair, {name.decode(): value.decode() for name, value in found.items()})
-            assert_conserved(pair)
+            assert_counted(pair)
 
 
 def word(number: int | None) -> str:
@@ -362,15 +368,31 @@ def assert_entry(pair: Pair, words: list[str], now_ms: int) -> None:
         assert pair.sums[window] == int(words[4]), "an entry does not follow from the one before"
 
 
-def assert_said(state: AccountState, model: Account) -> None:
-    assert (state.used, state.held, state.limit) == (model.used, model.held, model.limit)
-    assert (state.plan_limit, state.period) == (model.terms.limit, model.period)
-    assert [(cap.period, cap.limit, cap.spent) for cap in state.caps] == [
+def told_by(reply: Reply) -> tuple[Charged, ...]:
+    """What callers are told of each account."""
+    return decision(DEMAND, SHARD, reply).charges
+
+
+def assert_said(said: Charged, model: Account) -> None:
+    assert (said.used, said.held, said.limit) == (model.used, model.held, model.limit)
+    assert (said.plan_limit, said.period) == (model.terms.limit, model.period)
+    assert [(cap.period, cap.limit, cap.spent) for cap in said.caps] == [
         (cap.window, cap.limit, cap.spent) for cap in model.caps.values()
     ]
-    assert [(each.id, each.expires_ms, each.left) for each in state.grants] == [
+    assert [(each.id, each.expires_ms, each.left) for each in said.grants] == [
         (each.id, each.expires_ms, each.left) for each in model.grants
     ]
+    assert_conserved(said)
+
+
+def assert_conserved(said: Charged) -> None:
+    """Nothing of the model's rules: what was used, what is held and what remains are all that there is."""
+    if said.limit is None:
+        assert said.remaining is None
+    elif said.used + said.held > said.limit:
+        assert said.remaining == 0
+    else:
+        assert said.used + said.held + (said.remaining or 0) == said.limit
 
 
 def assert_hash(pair: Pair, found: dict[str, str]) -> None:
@@ -419,12 +441,9 @@ def overdrawn_of(model: Account) -> set[str]:
     return over
 
 
-def assert_conserved(pair: Pair) -> None:
+def assert_counted(pair: Pair) -> None:
     """Nothing of the model's rules: what must hold of any account."""
     model = pair.model
-    if not model.terms.is_soft and model.limit is not None:
-        remaining = max(0, model.limit - model.used - model.held)
-        assert model.used + model.held + remaining == max(model.limit, model.used + model.held)
     assert min(model.used, model.held, *(cap.spent for cap in model.caps.values()), 0) == 0
     assert all(min(grant.left, grant.taken, grant.held) >= 0 for grant in model.grants)
     assert pair.sums.get((model.period.kind.value, model.period.start_ms), 0) == model.used

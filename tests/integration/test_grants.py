@@ -1,6 +1,6 @@
 """Grants, caps, warnings and denials, on the real server and on fakeredis alike."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -8,8 +8,8 @@ from quota.entitlement import Entitlement
 from quota.formats import CapState, GrantState, detail_of_charge
 from quota.identifiers import MAX_AMOUNT
 from quota.periods import Period, PeriodKind
-from quota.protocol import Mode, consume, roll
-from quota.replies import Outcome
+from quota.protocol import Mode, Step, consume, roll
+from quota.replies import Outcome, Reply
 from tests.integration.shard import SERVERS, WARN_AT_PCT, ClockedShard, clocked_shard_on, moves, outcomes
 
 
@@ -226,6 +226,24 @@ class TestDenials:
         shard.roll(shard.window())
         assert [(each.kind, each.detail) for each in shard.entries()[10:]] == [("denied", "sum:2"), ("close", None)]
 
+    @pytest.mark.parametrize("grants", [(), (GrantState(1, 0, None, 5),)], ids=["plain", "by the rules"])
+    def test_the_sum_of_those_that_are_not_told_stops_at_the_largest_number(
+        self, shard: ClockedShard, grants: tuple[GrantState, ...]
+    ) -> None:
+        shard.open(limit=10, grants=grants).consume(*[shard.step(16)] * 10, *[shard.step(MAX_AMOUNT)] * 3)
+        assert shard.account()["denials"].split(" ")[1:] == ["10", "3", "9007199254740991"]
+        shard.step_clock(60_000)
+        shard.consume(shard.step(16))
+        told = [(each.amount, each.detail) for each in shard.entries()[-2:]]
+        assert told == [(MAX_AMOUNT, "sum:3"), (16, "limit")]
+
+    def test_a_soft_limit_that_took_the_place_of_a_hard_one_denies_nothing(self, shard: ClockedShard) -> None:
+        shard.open(limit=10).consume(*[shard.step(11)] * 12)
+        shard.provision(shard.opening(limit=10, enforcement="soft"))
+        check = shard.step(11, mode=Mode.CHECK)
+        assert outcomes(shard.consume(check, shard.step(11), check, shard.step(11))) == ["allowed"] * 4
+        assert shard.used() == 22
+
     def test_they_move_no_counter(self, shard: ClockedShard) -> None:
         shard.open(limit=10).consume(shard.step(4))
         shard.consume(*[shard.step(7)] * 30)
@@ -238,6 +256,32 @@ class TestOneCall:
         replies = shard.consume(shard.step(1), shard.step(2, 3), shard.step(4), shard.step(5, metric="n"))
         assert outcomes(replies) == ["allowed", "unready", "unready", "allowed"]
         assert (shard.used("m"), shard.used("n")) == (1, 5)
+
+    def test_requests_behind_denials_get_what_each_would_get_alone(self, shard: ClockedShard) -> None:
+        """A denial is not remembered under its key, and leaves those behind it the keys that are theirs."""
+
+        def replies(*calls: Sequence[Step]) -> list[Reply]:
+            now_ms = shard.now_ms()
+            shard.connection.flushall()
+            shard.set_clock(now_ms)
+            shard.open(limit=10).consume(*denied)
+            shard.provision(shard.opening(limit=20))
+            return [reply for steps in calls for reply in shard.consume(*steps)]
+
+        denied = [shard.step(11, key=f"k{n}") for n in range(11)]
+        again = [shard.step(21, key=f"again-{n}") for n in range(11)]
+        steps = [
+            *again,
+            shard.step(3, key="fits"),
+            denied[10],
+            shard.step(6, key="again-10"),
+            shard.step(3, key="fits"),
+        ]
+        together, kept = replies(steps), shard.everything()
+        assert outcomes(together) == ["denied"] * 11 + ["allowed"] * 4
+        assert [reply.accounts[0].used for reply in together[11:]] == [3, 14, 20, 3]
+        assert [reply.replayed for reply in together[11:]] == [False, False, False, True]
+        assert (replies(*([step] for step in steps)), shard.everything()) == (together, kept)
 
     def test_past_its_latest_instant_nothing_is_charged(self, shard: ClockedShard) -> None:
         before = shard.open().everything()
