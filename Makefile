@@ -26,6 +26,7 @@ test: install  ## run every check and every test
 soak: install  ## what takes long: a million steps beside the model, and Redis broken again and again, made-up requests (SEED=1 repeats)
 	.venv/bin/python -m tests.soak.model $(if $(SEED),--seed $(SEED))
 	.venv/bin/python -m tests.soak.faults $(if $(SEED),--seed $(SEED))
+	.venv/bin/python -m tests.soak.losses $(if $(SEED),--seed $(SEED))
 	.venv/bin/python -m tests.soak.openapi $(if $(SEED),--seed $(SEED))
 
 bench: install  ## measure, in ratios, beside what one would use instead

@@ -18,14 +18,14 @@ from redis import Redis
 
 from bench.redis_load import Wire, Work, pack, work
 from quota import keys, protocol
-from quota.counters import SCRIPTS
 from quota.demands import Asked, Demand, step
 from quota.entitlement import Entitlement
 from quota.formats import CapState, GrantState
 from quota.identifiers import MAX_AMOUNT
 from quota.keys import AccountName
 from quota.periods import PeriodKind, period_at
-from quota.protocol import Mode, Opening, Step
+from quota.protocol import Bringing, Mode, Opening, Step
+from quota.scripts import SCRIPTS
 from quotagate.data_folder import free_port
 from quotagate.embedded import valkey_part, valkey_url
 from quotagate.supervisor import Supervisor
@@ -153,11 +153,11 @@ def prepare(connection: "Redis") -> str:
             Opening(plain, CATALOG_VERSION, granted, period),
             Opening(rich, CATALOG_VERSION, granted, period, caps, (GrantState(1, 0, None, LIMIT),), 1),
         ):
-            call = protocol.provision(_shard(plain.subject), EPOCH, "0", opening)
+            call = protocol.provision([Bringing(_shard(plain.subject), EPOCH, "0", opening)])
             pipeline.evalsha(SCRIPTS[call.script].sha, len(call.keys), *call.keys, *call.arguments)
         pipeline.set(f"naive:{TENANT}:{plain.subject}:{METRIC}", 0)
     replies = pipeline.execute()
-    assert replies.count(b"provisioned") == 2 * SUBJECTS, "every account is there"
+    assert replies.count([b"provisioned"]) == 2 * SUBJECTS, "every account is there"
     return str(connection.script_load(NAIVE))
 
 

@@ -29,10 +29,10 @@ UNSETTLED = {Outcome.UNREADY, Outcome.UNINITIALISED, Outcome.CATALOG_CHANGED, Ou
 class Admission:
     """Decides for one process. Knows no HTTP."""
 
-    def __init__(self, counters: Counters, store: Store, shard_count: int) -> None:
+    def __init__(self, counters: Counters, store: Store, epochs: Epochs, shard_count: int) -> None:
         self.catalogs = CatalogCache(store)
         self._counters = counters
-        self.epochs = Epochs(counters, store)
+        self.epochs = epochs
         self._shard_count = shard_count
         self._provisioner = Provisioner(counters, store)
         self._roller = Roller(counters)

@@ -22,7 +22,7 @@ from gateway.auth import Authenticator
 from gateway.batch import Batch
 from gateway.consuming import Consuming
 from gateway.edge import Edge
-from gateway.epochs import begin_missing
+from gateway.epochs import Epochs, Looks
 from gateway.hot import HotPath, Route
 from gateway.in_order import ask_in_order
 from gateway.keeping import Keeping
@@ -43,6 +43,7 @@ from quota import safety
 from quota.counters import Counters
 from quota.errors import Unsafe
 from quota.gathering import MAX_CALLS_IN_FLIGHT
+from quota.lives import Lives, Looking
 from quota.settings import MAX_SHARDS, Settings
 
 CONNECT_TIMEOUT_S = 1.0
@@ -50,10 +51,12 @@ CONNECT_TIMEOUT_S = 1.0
 log = structlog.get_logger()
 
 
-def connect(settings: Settings) -> Redis:
-    """A client that never retries by itself: a request whose reply was lost would be charged again."""
+def connect(settings: Settings, lives: Lives | None = None) -> Redis:
+    """A client that never retries by itself: a request whose reply was lost would be charged again. It connects only to
+    a life of Redis that may be used, if it is told which that is."""
     return Redis.from_url(
         settings.redis_url,
+        redis_connect_func=None if lives is None else lives.admit,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         socket_timeout=None,  # the deadline is the caller's, around the whole trip
         retry=Retry(NoBackoff(), 0),
@@ -63,15 +66,15 @@ def connect(settings: Settings) -> Redis:
     )
 
 
-async def refuse_unsafe(counters: Counters, store: Store, settings: Settings) -> None:
+async def refuse_unsafe(looking: Looking, store: Store, settings: Settings) -> None:
     """Unsafe, with every reason, if this Redis or this database could not keep the promises."""
-    info, appendfsync = await counters.info()
+    info, appendfsync = await looking.info()
     found = safety.complaints(info, appendfsync, settings.durability)
     found += await store.run(ALL_TENANTS, schema.complaints)
     if not found:
         # As many shards as any store may have: a foreign one with more of them is foreign all the same.
         own = await store.run(ALL_TENANTS, shards.store_id)
-        if await counters.stores(list(range(MAX_SHARDS))) - {own}:
+        if await looking.stores(list(range(MAX_SHARDS))) - {own}:
             found.append(
                 "this Redis holds the counters of another ledger: "
                 "QUOTAGATE_REDIS_URL and QUOTAGATE_DATABASE_URL do not belong together"
@@ -86,23 +89,36 @@ class Gateway:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.store = Store(settings.database_url)
+        self.lives = Lives()
+        self.looking = Looking(connect(settings))
         self.counters = Counters(
-            connect(settings), deadline_s=settings.deadline_ms / 1000, record_ttl_s=settings.idempotency_ttl_s
+            connect(settings, self.lives),
+            deadline_s=settings.deadline_ms / 1000,
+            record_ttl_s=settings.idempotency_ttl_s,
         )
         self.authenticator = Authenticator(self.store, settings.key_pepper)
 
     async def open(self) -> "Parts":
         """Checks both stores, makes the first key, gives every shard its head."""
-        await refuse_unsafe(self.counters, self.store, self.settings)
+        await refuse_unsafe(self.looking, self.store, self.settings)
         shard_count = await self.store.run(ALL_TENANTS, shards.count)
         if self.settings.admin_key:
             await self.authenticator.ensure_admin_key(self.settings.admin_key)
-        await begin_missing(self.counters, self.store, list(range(shard_count)))
+        looks = Looks(
+            self.counters,
+            self.looking,
+            self.lives,
+            self.store,
+            shard_count=shard_count,
+            most_waiting=self.settings.journal_entries,
+        )
+        await looks.look()
         # Connections are made before the first requests come, which would wait for them within their deadline.
         await asyncio.gather(*(self.counters.ping() for _ in range(MAX_CALLS_IN_FLIGHT)))
-        return Parts(self, shard_count, await self.store.run(ALL_TENANTS, shards.store_id))
+        return Parts(self, looks, shard_count, await self.store.run(ALL_TENANTS, shards.store_id))
 
     async def close(self) -> None:
+        await self.looking.close()
         await self.counters.close()
         await self.store.close()
 
@@ -110,9 +126,10 @@ class Gateway:
 class Parts:
     """What answers requests, made of an opened gateway's stores."""
 
-    def __init__(self, gateway: Gateway, shard_count: int, store_id: str) -> None:
+    def __init__(self, gateway: Gateway, looks: Looks, shard_count: int, store_id: str) -> None:
         counters, store = gateway.counters, gateway.store
-        self.admission = Admission(counters, store, shard_count)
+        self.looks = looks
+        self.admission = Admission(counters, store, Epochs(gateway.looking, store), shard_count)
         self.lookups = Lookups(counters, store, self.admission.epochs, shard_count)
         self.taking_back = TakingBack(self.admission, counters, self.lookups, store)
         self.keeping = Keeping(store, Spool(folder_of(store_id, gateway.settings.outage_dir)))
@@ -123,7 +140,7 @@ class Parts:
 
     def keep_going(self) -> list[Coroutine[Any, Any, None]]:
         """What runs beside the requests for as long as the process serves."""
-        parts = (self.taking_back, self.lost_replies, self.keeping, self.settling)
+        parts = (self.looks, self.taking_back, self.lost_replies, self.keeping, self.settling)
         return [part.keep_going() for part in parts]
 
 

@@ -1,18 +1,24 @@
-"""Gives shards their heads: at the first start, and whenever Redis has lost one.
+"""Looks at a Redis before it is used, and begins an epoch wherever it has lost something.
 
-Postgres gives out the epochs. The row stays locked from the look at Redis to the commit, so that of many gateways which
-see the loss at once one begins the epoch and the others find it begun.
+Postgres gives out the epochs. A shard's row stays locked from the look at Redis to the commit, so that of many gateways
+which see a loss at once one begins the epoch and the others find it begun, and no drain moves the offset meanwhile.
 """
 
 import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
 
 import structlog
 
-from ledger import reconciliations, shards
+from gateway import metrics
+from ledger import losses, shards
 from ledger.store import ALL_TENANTS, Store
-from quota import protocol
 from quota.counters import Counters
-from quota.errors import CountersUnavailable
+from quota.journal import Place
+from quota.lives import NOWHERE, Lives, Looking, Standing
+
+LOOK_EVERY_S = 2.0
+LOOK_AGAIN_S = 0.1
 
 log = structlog.get_logger()
 
@@ -20,8 +26,8 @@ log = structlog.get_logger()
 class Epochs:
     """Begins epochs for the requests of one process. A lost Redis fails all of them at once: they share one look."""
 
-    def __init__(self, counters: Counters, store: Store) -> None:
-        self._counters = counters
+    def __init__(self, looking: Looking, store: Store) -> None:
+        self._looking = looking
         self._store = store
         self._wanted: set[int] = set()
         self._next: asyncio.Task[int] | None = None
@@ -36,30 +42,80 @@ class Epochs:
     async def _begin_wanted(self) -> int:
         # Runs in the next turn of the loop, when everybody of this turn has named a shard.
         wanted, self._wanted, self._next = sorted(self._wanted), set(), None
-        return await begin_missing(self._counters, self._store, wanted)
+        found = await self._looking.standings(wanted)
+        return await begin_where_lost(self._looking, self._store, dict.fromkeys(wanted, NOWHERE), found)
 
 
-async def begin_missing(counters: Counters, store: Store, wanted: list[int]) -> int:
-    """Begins an epoch in each of these shards that has no head; how many there were."""
-    found = await counters.epochs(wanted)
-    missing = [shard for shard, epoch in found.items() if epoch is None]
-    return await store.bounded(_begin(counters, store, missing)) if missing else 0
+class Looks:
+    """Looks at every life of Redis that this process meets, before its connections may be used."""
+
+    def __init__(
+        self, counters: Counters, looking: Looking, lives: Lives, store: Store, *, shard_count: int, most_waiting: int
+    ) -> None:
+        self._looking = looking
+        self._lives = lives
+        self._counters = counters
+        self._most_waiting = most_waiting
+        self._store = store
+        self._shards = range(shard_count)
+
+    async def keep_going(self) -> None:
+        """Looks as soon as a connection was refused, and every two seconds, for ever."""
+        told = None
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._lives.is_unknown.wait(), LOOK_EVERY_S)
+            try:
+                await self.look()
+                told = None
+            except Exception as error:  # whatever it was: nobody else would look
+                if told != str(error):
+                    told = str(error)
+                    log.warning("the counters cannot be looked at", reason=told)
+                await asyncio.sleep(LOOK_AGAIN_S)
+
+    async def look(self) -> None:
+        """CountersUnavailable or LedgerUnavailable when one of the two does not answer: then nothing may be used."""
+        name = await self._looking.name()
+        found = await self._looking.standings(self._shards)
+        waiting = sum(standing.waiting for standing in found.values())
+        metrics.journal_entries.set(waiting)
+        self._counters.journal_is_full = waiting >= self._most_waiting
+        told = {shard: self._counters.acknowledged.last(shard) for shard in self._shards}
+        await begin_where_lost(self._looking, self._store, told, found)
+        if await self._looking.name() == name:
+            self._lives.may_be_used(name)
+        await self._tell_of_losses()
+
+    async def _tell_of_losses(self) -> None:
+        """What callers were told and the ledger has not got, once an epoch has ended and its journal is drained."""
+        acknowledged = self._counters.acknowledged
+        for shard, epoch in acknowledged.ended().items():
+            told = list(acknowledged.of_epoch(shard, epoch))
+            if told:
+                await self._store.run(ALL_TENANTS, losses.tell_of_lost, shard, epoch, told)
 
 
-async def _begin(counters: Counters, store: Store, missing: list[int]) -> int:
+async def begin_where_lost(
+    looking: Looking, store: Store, told: Mapping[int, Place], found: Mapping[int, Standing]
+) -> int:
+    """Begins an epoch in each of these shards that Redis has lost or in which it went back, before what the ledger has
+    or before the last place that callers were `told` of; how many there were."""
+    known = await store.run(ALL_TENANTS, shards.standings, list(told))
+    behind = {
+        shard: told[shard]
+        for shard, standing in found.items()
+        if standing.is_behind(*known[shard]) or standing.is_behind(0, told[shard])
+    }
+    return await store.bounded(_begin(looking, store, behind)) if behind else 0
+
+
+async def _begin(looking: Looking, store: Store, told: Mapping[int, Place]) -> int:
     async with store.transaction(ALL_TENANTS) as connection:
-        last = await connection.run_sync(shards.epochs_for_update, missing)
-        found = await counters.epochs(missing)
-        lost = {shard: last[shard] for shard, epoch in found.items() if epoch is None}
-        store_id = await connection.run_sync(shards.store_id)
-        for shard, epoch in lost.items():
-            await connection.run_sync(shards.take_epoch, shard, epoch + 1)
-            if epoch > 0:  # not the store's first start
-                await connection.run_sync(reconciliations.add_incidents, shard, "lost", [{"lost_epoch": epoch}])
-        calls = [protocol.begin_epoch(shard, epoch + 1, store_id) for shard, epoch in lost.items()]
-        for reply in await counters.run_all(calls):
-            if isinstance(reply, Exception):
-                raise CountersUnavailable("the counters refuse to write; nothing was charged") from reply
-    if lost:
-        log.warning("shards had no head and began an epoch", shards=len(lost), newest_epoch=max(lost.values()) + 1)
-    return len(lost)
+        await connection.run_sync(shards.lock_all, list(told))
+        found = await looking.standings(list(told))
+        epochs = await connection.run_sync(losses.begin_epochs, found, told)
+        await looking.begin(epochs, await connection.run_sync(shards.store_id))
+    if epochs:
+        log.warning("shards had lost something and began an epoch", shards=len(epochs), newest=max(epochs.values()))
+    return len(epochs)

@@ -35,7 +35,9 @@ spooled_bytes = Gauge(
     "Bytes on this machine's disk that wait for the ledger, of all processes.",
     multiprocess_mode="livemostrecent",
 )
-
+journal_entries = Gauge(
+    "quotagate_journal_entries", "Entries that wait in Redis for the ledger.", multiprocess_mode="mostrecent"
+)
 
 # Looked up once: finding a child by its labels costs more than counting.
 requests_of = lru_cache(maxsize=4096)(lambda route, status: requests.labels(route, str(status)))

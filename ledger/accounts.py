@@ -1,7 +1,7 @@
 """What Postgres says of accounts: balances of running periods and capped windows, seals, the balance at an entry."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
@@ -58,6 +58,44 @@ def running_balances(
         account = AccountName(row.tenant, row.subject, row.metric)
         found[account].append(Balance(period, row.plan, row.used, Place(row.epoch, row.n)))
     return found
+
+
+_pages = text(
+    """
+    SELECT DISTINCT tenant, subject, metric FROM balances
+    WHERE (tenant, subject, metric) > (:after_tenant, :after_subject, :after_metric)
+      AND (period_end IS NULL OR period_end > :now)
+      AND (CAST(:tenant AS text) IS NULL OR tenant = :tenant)
+      AND (CAST(:subject AS text) IS NULL OR subject = :subject)
+      AND (CAST(:shards AS integer[]) IS NULL OR shard = ANY (CAST(:shards AS integer[])))
+    ORDER BY tenant, subject, metric LIMIT :most
+    """
+)
+
+
+def running(
+    connection: Connection,
+    after: AccountName,
+    most: int,
+    now_ms: int,
+    *,
+    tenant: str | None = None,
+    subject: str | None = None,
+    among: Collection[int] | None = None,
+) -> list[AccountName]:
+    """The next accounts by name that have a balance of a period which has not ended: of all, or of a tenant, a subject,
+    some shards."""
+    wanted = {
+        "after_tenant": after.tenant,
+        "after_subject": after.subject,
+        "after_metric": after.metric,
+        "now": to_timestamp(now_ms),
+        "tenant": tenant,
+        "subject": subject,
+        "shards": None if among is None else sorted(among),
+        "most": most,
+    }
+    return [AccountName(row.tenant, row.subject, row.metric) for row in connection.execute(_pages, wanted)]
 
 
 # Redis was lost after the period's end and before anybody rolled it. Its balance is still to be sealed.

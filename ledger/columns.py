@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, DateTime, Integer, Text, func, text
+from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, Text, func, text
+
+metadata = MetaData()
 
 
 def texts(*names: str) -> list[Column[str]]:

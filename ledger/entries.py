@@ -1,6 +1,7 @@
 """Writing entries: the drain's one transaction. Staged, checked, inserted sorted; then everything that they move."""
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeVar
 
 import psycopg
 from sqlalchemy import Connection, delete, exists, select, text
@@ -8,9 +9,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DataError, IntegrityError
 
 from ledger import grants, holds, movements, repeats
+from ledger.instants import to_timestamp
 from ledger.staging import staging
 from ledger.tables import entries
-from quota.journal import Entry
+from quota.journal import Entry, Place
 
 Unacceptable = (psycopg.DataError, psycopg.IntegrityError, DataError, IntegrityError, OverflowError)
 """What writing raises when one of the entries cannot be kept: no partition for its instant, a number out of range."""
@@ -50,6 +52,42 @@ _fresh = (
 _insert_and_keep_the_fresh = delete(staging).where(
     ~exists().where(*(staging.c[column.name] == column for column in _fresh.columns))
 )
+
+
+_known = text(
+    """
+    SELECT wanted.place FROM unnest(
+        CAST(:shards AS integer[]), CAST(:epochs AS bigint[]), CAST(:ns AS bigint[]), CAST(:instants AS timestamptz[])
+    ) WITH ORDINALITY AS wanted (shard, epoch, n, occurred_at, place)
+    JOIN entries e USING (shard, epoch, n, occurred_at)
+    """
+)
+
+
+class Placed(Protocol):
+    """What stands at a place: an entry, or what is known of one."""
+
+    @property
+    def shard(self) -> int: ...
+    @property
+    def place(self) -> Place: ...
+    @property
+    def occurred_at_ms(self) -> int: ...
+
+
+E = TypeVar("E", bound=Placed)
+
+
+def unknown(connection: Connection, batch: Sequence[E]) -> list[E]:
+    """Those of the entries that the ledger has not got."""
+    wanted = {
+        "shards": [entry.shard for entry in batch],
+        "epochs": [entry.place.epoch for entry in batch],
+        "ns": [entry.place.n for entry in batch],
+        "instants": [to_timestamp(entry.occurred_at_ms) for entry in batch],
+    }
+    known = {row.place - 1 for row in connection.execute(_known, wanted)}
+    return [entry for place, entry in enumerate(batch) if place not in known]
 
 
 def wrong_arithmetic(connection: Connection) -> Iterator[dict[str, int]]:

@@ -22,7 +22,9 @@ _balances = text(
     FROM moved m JOIN last_of l USING (tenant, subject, metric, period_kind, period_start)
     ORDER BY m.tenant, m.subject, m.metric, m.period_kind, m.period_start
     ON CONFLICT ON CONSTRAINT an_account_has_one_balance_a_period DO UPDATE
-    SET used = b.used + excluded.used, plan = excluded.plan, epoch = excluded.epoch, n = excluded.n
+    SET used = b.used + excluded.used, plan = excluded.plan,
+        (epoch, n) = (SELECT * FROM (VALUES (b.epoch, b.n), (excluded.epoch, excluded.n)) AS p (epoch, n)
+                      ORDER BY epoch DESC, n DESC LIMIT 1)
     """
 )
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, desc, func, insert, select
+from sqlalchemy import Connection, desc, func, insert, select, text
 
 from ledger.instants import from_timestamp, to_timestamp
 from ledger.tables import incidents, reconciliations
@@ -90,6 +90,14 @@ def add_incidents(connection: Connection, shard: int, kind: str, details: Sequen
     """Keeps what a drain found that ought not to be."""
     if details:
         connection.execute(insert(incidents), [{"shard": shard, "kind": kind, "detail": each} for each in details])
+
+
+_set_aside = text("SELECT detail ->> 'entry' FROM incidents WHERE shard = :shard AND kind = 'unreadable'")
+
+
+def set_aside(connection: Connection, shard: int) -> set[str]:
+    """The places of the entries that the ledger could not take."""
+    return set(connection.execute(_set_aside, {"shard": shard}).scalars())
 
 
 def incident_count(connection: Connection) -> int:

@@ -41,14 +41,18 @@ _collect = text(
 
 _most_uses_of_a_key = text("SELECT coalesce(max(use), 0) FROM keyed")
 
-# A later receipt under a key is a repeat while the first one is kept in mind.
+# Whatever comes under a key that has a first receipt is a repeat, while that one is kept in mind. Not by their places:
+# a Redis that went back in time gives places out again.
 _note_repeats = text(
     """
     INSERT INTO take_backs (tenant, shard, epoch, first_n, receipt_count, kind, reason)
     SELECT DISTINCT ON (later.shard, later.epoch, later.first_n) later.tenant, later.shard, later.epoch, later.first_n,
            later.receipt_count, later.kind, 'repeated idempotency key'
     FROM keyed later JOIN idempotency_keys first USING (tenant, subject, route, key)
-    WHERE (later.epoch, later.first_n) > (first.epoch, first.first_n)
+    LEFT JOIN keyed known
+        ON (known.tenant, known.subject, known.route, known.key) = (first.tenant, first.subject, first.route, first.key)
+       AND (known.epoch, known.first_n, known.occurred_at) = (first.epoch, first.first_n, first.occurred_at)
+    WHERE later.use > coalesce(known.use, 0)
       AND later.occurred_at <= first.occurred_at + make_interval(secs => :retention_s)
     ORDER BY later.shard, later.epoch, later.first_n
     ON CONFLICT DO NOTHING
@@ -63,7 +67,10 @@ _note_firsts = text(
     SELECT DISTINCT ON (k.tenant, k.subject, k.route, k.key)
            k.tenant, k.subject, k.route, k.key, k.shard, k.epoch, k.first_n, k.receipt_count, k.kind, k.occurred_at
     FROM keyed k LEFT JOIN idempotency_keys old USING (tenant, subject, route, key)
-    WHERE old.key IS NULL OR ((k.epoch, k.first_n) > (old.epoch, old.first_n)
+    LEFT JOIN keyed known
+        ON (known.tenant, known.subject, known.route, known.key) = (old.tenant, old.subject, old.route, old.key)
+       AND (known.epoch, known.first_n, known.occurred_at) = (old.epoch, old.first_n, old.occurred_at)
+    WHERE old.key IS NULL OR (k.use > coalesce(known.use, 0)
                               AND k.occurred_at > old.occurred_at + make_interval(secs => :retention_s))
     ORDER BY k.tenant, k.subject, k.route, k.key, k.epoch, k.first_n
     ON CONFLICT ON CONSTRAINT an_idempotency_key_names_one_receipt DO UPDATE

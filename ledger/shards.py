@@ -56,17 +56,28 @@ def advance(connection: Connection, through: Mapping[int, Place]) -> None:
     )
 
 
-def epochs_for_update(connection: Connection, wanted: Sequence[int]) -> dict[int, int]:
-    """Locks the shards' rows and tells the epoch that each is in. Waits for a drain that holds one of them."""
+def standings(connection: Connection, wanted: Sequence[int]) -> dict[int, tuple[int, Place]]:
+    """The epoch that each shard is in, and the last entry of it that the ledger holds."""
     rows = connection.execute(
-        select(shards.c.shard, shards.c.epoch)
-        .where(shards.c.shard.in_(wanted))
-        .order_by(shards.c.shard)
-        .with_for_update()
+        select(shards.c.shard, shards.c.epoch, shards.c.offset_epoch, shards.c.offset_n).where(
+            shards.c.shard.in_(wanted)
+        )
     )
-    return {row.shard: row.epoch for row in rows}
+    return {row.shard: (row.epoch, Place(row.offset_epoch, row.offset_n)) for row in rows}
+
+
+def lock_all(connection: Connection, wanted: Sequence[int]) -> None:
+    """Locks the shards' rows. Waits for a drain that holds one of them."""
+    connection.execute(
+        select(shards.c.shard).where(shards.c.shard.in_(wanted)).order_by(shards.c.shard).with_for_update()
+    )
 
 
 def take_epoch(connection: Connection, shard: int, epoch: int) -> None:
     """Writes down the epoch that a shard begins; the row must be locked by this transaction."""
     connection.execute(update(shards).where(shards.c.shard == shard).values(epoch=epoch))
+
+
+def leave_epoch(connection: Connection, shard: int) -> None:
+    """Ends the epoch that a shard is in: whoever looks at Redis next begins another. The row must be locked."""
+    connection.execute(update(shards).where(shards.c.shard == shard).values(epoch=shards.c.epoch + 1))

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 from psycopg import sql
-from sqlalchemy import Column, Connection, MetaData, Table, Text, text
+from sqlalchemy import Column, Connection, MetaData, Table, Text, delete, text
 
 from ledger.instants import to_timestamp
 from ledger.tables import entries
@@ -82,6 +82,11 @@ def stage(connection: Connection, batch: Sequence[Entry]) -> None:
             copy.write_row(_row(entry))
     if any(entry.used_after is None for entry in batch):
         connection.execute(_balance_late_entries)
+
+
+def unstage(connection: Connection) -> None:
+    """Empties the staging table for another batch in the same transaction."""
+    connection.execute(delete(staging))
 
 
 # Redis does not know the balance of a period that is over; the ledger does, and every entry before is in it or in the

@@ -10,7 +10,6 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     PrimaryKeyConstraint,
     Table,
     Text,
@@ -21,9 +20,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from ledger import columns, link_table  # noqa: F401 - the table of links is one of these
 from ledger.columns import account, claims, instant, numbers, optional_texts, period, place, texts
 
-metadata = MetaData()
+metadata = columns.metadata
 
 tenants = Table("tenants", metadata, Column("tenant", Text, primary_key=True), instant("created_at", now=True))
 

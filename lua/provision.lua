@@ -1,10 +1,10 @@
 #!lua
--- provision: brings an account up to date with what Postgres says of it. A missing one, or one of an older epoch,
--- is written whole from the ledger; a living one keeps what it has used and takes the new terms.
+-- provision: brings accounts up to date with what Postgres says of them. A missing one, or one of an older epoch, is
+-- written whole from the ledger; a living one keeps what it has used and takes the new terms.
 --
--- KEYS: head, journal, account
+-- KEYS: head, journal, account, then those of any number of other accounts
 -- ARGV: epoch, fence, catalog_field, catalog_version, ttl_ms, on_window, limit, enforcement, nature, until, window,
---       caps, grants, journalled_grant, used, entry, seal, cut, holds
+--       caps, grants, journalled_grant, used, entry, seal, cut, holds, then those of the others
 --   `ttl_ms` is 0 for an account that stays, even when it has no units; another goes if its last entry is `entry`
 --   `on_window` is keep when a living account keeps the window it has: a subject that has lost its plan, say; else open
 --   `until` is the instant at which these terms end by themselves, or -
@@ -12,12 +12,14 @@
 --   `journalled_grant` is the id of the newest grant that has an entry, and with all that follows the ledger's word,
 --   for an account that does not live: `entry` and `seal` are places; `cut` the window in which `used` was counted,
 --   when a plan change cut that short; `holds` are lines of `<place> <hold as in the account's hash>`
--- Reply: provisioned; moved: what Postgres said may be out of date, read it again;
+-- Reply: of each account provisioned; moved: what Postgres said may be out of date, read it again;
 --   undrained: entries of an older epoch still wait in the journal, so the ledger's balance is not the last word;
---   failed <reason>: the journal refuses; nothing was changed
+--   failed <reason>: the journal refuses; nothing of this account was changed
 local head_key, journal_key, account_key = KEYS[1], KEYS[2], KEYS[3]
 local epoch, fence, catalog_field, catalog_version, ttl_ms, on_window, limit, enforcement, nature, till, window, caps,
   grants, journalled_grant, used, entry, seal, cut, holds = unpack(ARGV)
+local ACCOUNT_KEYS = 3
+local ACCOUNT_ARGUMENTS = ACCOUNT_KEYS * #ARGV / #KEYS
 
 -- @include rules/clock
 -- @include rules/numbers
@@ -120,40 +122,53 @@ local function enter_grants(account)
   end
 end
 
-local head = redis.call('HMGET', head_key, 'epoch', 'fence', catalog_field)
-if head[1] ~= epoch or (head[2] or '0') ~= fence then return 'moved' end
-if tonumber(head[3] or '0') > tonumber(catalog_version) then return 'moved' end
+local function provision()
+  local head = redis.call('HMGET', head_key, 'epoch', 'fence', catalog_field)
+  if head[1] ~= epoch or (head[2] or '0') ~= fence then return 'moved' end
+  if tonumber(head[3] or '0') > tonumber(catalog_version) then return 'moved' end
 
--- One that is damaged is written anew, like one that is missing.
-local account = load_account(account_key)
-if account and select(2, carefully(load_holds, account)) then account = nil end
-if not account or account.epoch ~= epoch then
-  local oldest = redis.call('XRANGE', journal_key, '-', '+', 'COUNT', 1)[1]
-  if oldest and tonumber(string.match(oldest[1], '^(%d+)%-')) < tonumber(epoch) then return 'undrained' end
-  account = from_ledger()
+  -- One that is damaged is written anew, like one that is missing.
+  local account = load_account(account_key)
+  if account and select(2, carefully(load_holds, account)) then account = nil end
+  if not account or account.epoch ~= epoch then
+    local oldest = redis.call('XRANGE', journal_key, '-', '+', 'COUNT', 1)[1]
+    if oldest and tonumber(string.match(oldest[1], '^(%d+)%-')) < tonumber(epoch) then return 'undrained' end
+    account = from_ledger()
+  end
+
+  local limit_before = NEVER
+  enter_window(account)
+  if not account.is_new then
+    limit_before = effective_limit(account) or NEVER
+    enter_caps(account)
+  end
+  account.limit, account.enforcement, account.nature = tonumber(limit), enforcement, nature
+  account.epoch, account.version, account.until_ms = epoch, catalog_version, tonumber(till) or NEVER
+  enter_grants(account)
+  if account.is_new then
+    account.warned = (levels_of(account))
+  elseif (effective_limit(account) or NEVER) > limit_before then
+    account.warned = math.min(account.warned, (levels_of(account)))
+  end
+
+  local written, refusal = write(journal_key, epoch, { account })
+  if not written then return 'failed ' .. refusal end
+  -- What has units stays. So does what had some until now: it goes when the ledger is known to have its last entry.
+  if ttl_ms == '0' then redis.call('PERSIST', account_key)
+  elseif not has_units(account) and account.entry == entry then redis.call('PEXPIRE', account_key, ttl_ms) end
+  if tonumber(head[3] or '0') < tonumber(catalog_version) then
+    redis.call('HSET', head_key, catalog_field, catalog_version)
+  end
+  return 'provisioned'
 end
 
-local limit_before = NEVER
-enter_window(account)
-if not account.is_new then
-  limit_before = effective_limit(account) or NEVER
-  enter_caps(account)
+local replies = {}
+for place = 1, #KEYS / ACCOUNT_KEYS do
+  local last = place * ACCOUNT_ARGUMENTS
+  head_key, journal_key, account_key = unpack(KEYS, (place - 1) * ACCOUNT_KEYS + 1, place * ACCOUNT_KEYS)
+  epoch, fence, catalog_field, catalog_version, ttl_ms, on_window, limit, enforcement, nature, till, window, caps,
+    grants, journalled_grant, used, entry, seal, cut, holds = unpack(ARGV, last - ACCOUNT_ARGUMENTS + 1, last)
+  entries = {}
+  replies[place] = provision()
 end
-account.limit, account.enforcement, account.nature = tonumber(limit), enforcement, nature
-account.epoch, account.version, account.until_ms = epoch, catalog_version, tonumber(till) or NEVER
-enter_grants(account)
-if account.is_new then
-  account.warned = (levels_of(account))
-elseif (effective_limit(account) or NEVER) > limit_before then
-  account.warned = math.min(account.warned, (levels_of(account)))
-end
-
-local written, refusal = write(journal_key, epoch, { account })
-if not written then return 'failed ' .. refusal end
--- What has units stays. So does what had some until now: it goes when the ledger is known to have its last entry.
-if ttl_ms == '0' then redis.call('PERSIST', account_key)
-elseif not has_units(account) and account.entry == entry then redis.call('PEXPIRE', account_key, ttl_ms) end
-if tonumber(head[3] or '0') < tonumber(catalog_version) then
-  redis.call('HSET', head_key, catalog_field, catalog_version)
-end
-return 'provisioned'
+return replies

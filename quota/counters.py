@@ -2,54 +2,30 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from hashlib import sha1
 from typing import Any, TypeVar
 
 import redis.asyncio
-from redis import Redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
-import lua
 from quota import keys, protocol
+from quota.acknowledged import Acknowledged
 from quota.errors import CountersUnavailable
 from quota.gathering import MAX_BATCH_STEPS, MAX_CALLS_IN_FLIGHT, Gathering, is_of_unknown_outcome, told_of
 from quota.journal import Entry, parsed_entry
 from quota.protocol import Call, Mode, Step
 from quota.redis_clock import RedisClock
 from quota.replies import Outcome, Reply, parsed_reply
+from quota.scripts import SCRIPTS
 from quota.trips import Trips
 
 MAX_PIPELINED_CALLS = 100
 MAX_ENTRIES_A_TRIP = 1_000
 MAX_ENTRIES_SINCE = 200_000
 MAX_WAITING_BATCHES = 100
-START_WITHIN_S = 5.0
 CHARGE_WITHIN_MS = 1_000
 """A call that Redis begins later than this charges nothing: its callers were told long ago that it did not answer."""
 
 T = TypeVar("T")
-
-
-class Script:
-    """A script's text and its name in Redis's cache."""
-
-    __slots__ = ("sha", "text")
-
-    def __init__(self, name: str) -> None:
-        self.text = lua.source(name)
-        self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-
-
-SCRIPTS = {name: Script(name) for name in ("consume", "provision", "roll", "publish", "begin_epoch")}
-
-
-def run(connection: Redis, call: Call) -> Any:
-    """Runs a script, for callers that may block. A forgotten script is sent again: nothing of it had run."""
-    script = SCRIPTS[call.script]
-    try:
-        return connection.evalsha(script.sha, len(call.keys), *call.keys, *call.arguments)
-    except NoScriptError:
-        return connection.eval(script.text, len(call.keys), *call.keys, *call.arguments)
 
 
 class Counters:
@@ -68,8 +44,11 @@ class Counters:
         self._gathering = Gathering(self._decide)
         self._trips = Trips(deadline_s, self._probe)
         self.clock = RedisClock()
+        self.acknowledged = Acknowledged()
         self._batches = asyncio.Semaphore(MAX_CALLS_IN_FLIGHT)
         self._batches_waiting = 0
+        self.journal_is_full = False
+        """Set by whoever looks at how much waits for the ledger."""
         self.on_lost: Callable[[Sequence[Step], int], None] = lambda _steps, _until_ms: None
 
     @property
@@ -80,6 +59,7 @@ class Counters:
     def decide(self, step: Step) -> asyncio.Future[Reply]:
         """The reply to a step, together with whatever else is asked in this turn of the loop."""
         self._trips.refuse_while_away()
+        self._refuse_when_full([step])
         return self._gathering.add(step)
 
     async def decide_in_order(self, steps: Sequence[Step]) -> list[Reply | CountersUnavailable]:
@@ -88,6 +68,7 @@ class Counters:
         """
         assert len(steps) <= MAX_BATCH_STEPS, "the caller cuts a batch into calls"
         self._trips.refuse_while_away()
+        self._refuse_when_full(steps)
         if self._batches_waiting >= MAX_WAITING_BATCHES:
             raise CountersUnavailable(
                 f"{MAX_WAITING_BATCHES} batches are waiting for Redis already; nothing was charged"
@@ -103,6 +84,12 @@ class Counters:
         finally:
             self._batches_waiting -= 1
 
+    def _refuse_when_full(self, steps: Sequence[Step]) -> None:
+        if self.journal_is_full and any(step.mode is not Mode.CHECK for step in steps):
+            raise CountersUnavailable(
+                "the ledger has been away for so long that the journal is full; nothing was charged"
+            )
+
     async def _decide(self, steps: Sequence[Step]) -> list[Reply]:
         not_after_ms = self.clock.now_ms() + CHARGE_WITHIN_MS
         try:
@@ -114,6 +101,8 @@ class Counters:
                 self.on_lost(lost, not_after_ms)
             raise
         replies = [_read(text) for text in texts]
+        for step, reply in zip(steps, replies, strict=True):
+            self.acknowledged.heard(step.shard, reply)
         # The first answer under an idempotency key has the instant of that answer.
         self.clock.heard(max((reply.now_ms for reply in replies if not reply.replayed), default=0))
         return replies
@@ -147,18 +136,11 @@ class Counters:
 
     async def epochs(self, shards: list[int]) -> dict[int, int | None]:
         """The epoch in each shard's head, None where there is no head."""
-        found = await self._heads(shards, "epoch")
-        return {shard: None if epoch is None else int(epoch) for shard, epoch in zip(shards, found, strict=True)}
-
-    async def stores(self, shards: list[int]) -> set[str]:
-        """The names of the ledgers that the shards' heads say they belong to."""
-        return {name.decode() for name in await self._heads(shards, "store") if name}
-
-    async def _heads(self, shards: list[int], field: str) -> list[bytes | None]:
         pipeline = self._connection.pipeline(transaction=False)
         for shard in shards:
-            pipeline.hget(keys.head(shard), field)
-        return list(await self._trips.in_turn(pipeline.execute()))
+            pipeline.hget(keys.head(shard), "epoch")
+        found = await self._trips.in_turn(pipeline.execute())
+        return {shard: None if epoch is None else int(epoch) for shard, epoch in zip(shards, found, strict=True)}
 
     async def has_record(self, record_key: str) -> bool:
         """Whether an answer is remembered under this name."""
@@ -197,22 +179,6 @@ class Counters:
     async def ping(self) -> None:
         """Raises CountersUnavailable when Redis does not answer."""
         await self._trips.told(self._probe())
-
-    async def info(self) -> tuple[dict[str, object], str | None]:
-        """What the server says of itself, and its appendfsync; None where CONFIG may not be read."""
-        try:
-            async with asyncio.timeout(START_WITHIN_S):
-                return await self._connection.info(), await self._appendfsync()
-        except TimeoutError as error:
-            raise CountersUnavailable(f"Redis did not answer within {START_WITHIN_S:.0f} s") from error
-        except RedisError as error:  # told to whoever starts a process, who needs the address
-            raise CountersUnavailable(f"Redis cannot be reached: {error}") from error
-
-    async def _appendfsync(self) -> str | None:
-        try:
-            return (await self._connection.config_get("appendfsync")).get("appendfsync")
-        except RedisError:
-            return None  # managed servers forbid it; INFO has told the rest
 
     async def close(self) -> None:
         """Waits for what is under way, then closes the connections."""

@@ -146,6 +146,14 @@ class Journal:
         names = {name.decode() for name, _ in (found.items() if isinstance(found, dict) else found)}
         return [shard for shard in after if keys.journal(shard) in names]
 
+    def beginnings(self, shards: Sequence[int]) -> dict[int, Place]:
+        """The oldest entry that each shard's journal still has, of those that have one."""
+        pipeline = self._connection.pipeline(transaction=False)
+        for shard in shards:
+            pipeline.xrange(keys.journal(shard), count=1)
+        replies = zip(shards, pipeline.execute(), strict=True)
+        return {shard: Place.parsed(items[0][0].decode()) for shard, items in replies if items}
+
     def read(self, shard: int, after: Place, count: int) -> list[tuple[bytes, Mapping[bytes, bytes]]]:
         """Up to `count` raw items after a place, oldest first."""
         found: Any = self._connection.xrange(keys.journal(shard), min=f"({after}", count=count)

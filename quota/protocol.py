@@ -2,9 +2,10 @@
 scripts in `lua/` are the other half of this page; `quota/replies.py` reads what they say back.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypeVar
 
 from quota import keys
 from quota.entitlement import Entitlement
@@ -119,14 +120,39 @@ class Opening:
     keeps_window: bool = False
 
 
-def provision(shard: int, epoch: int, fence: str, opening: Opening) -> Call:
-    granted = opening.entitlement
-    return Call(
-        "provision",
-        (keys.head(shard), keys.journal(shard), opening.account.key(shard)),
-        (
-            epoch,
-            fence,
+@dataclass(frozen=True, slots=True)
+class Bringing:
+    """An account to be brought in: only in this epoch, and behind this fence."""
+
+    shard: int
+    epoch: int
+    fence: str
+    opening: Opening
+
+
+MAX_PROVISIONED = 32
+"""Accounts in one call: Redis serves nobody else meanwhile."""
+
+
+T = TypeVar("T")
+
+
+def batched(wanted: Sequence[T], most: int) -> Iterator[Sequence[T]]:
+    """Pieces of at most so many."""
+    return (wanted[first : first + most] for first in range(0, len(wanted), most))
+
+
+def provision(wanted: Sequence[Bringing]) -> Call:
+    """One call for at most MAX_PROVISIONED accounts."""
+    names: list[str] = []
+    arguments: list[str | bytes | int] = []
+    for each in wanted:
+        opening = each.opening
+        granted = opening.entitlement
+        names += (keys.head(each.shard), keys.journal(each.shard), opening.account.key(each.shard))
+        arguments += (
+            each.epoch,
+            each.fence,
             keys.catalog_field(opening.account.tenant),
             opening.catalog_version,
             opening.ttl_ms,
@@ -144,8 +170,8 @@ def provision(shard: int, epoch: int, fence: str, opening: Opening) -> Call:
             "" if opening.seal is None else f"{opening.seal} {opening.seal}",
             "" if opening.cut is None else str(opening.cut),
             joined((f"{place} {hold}" for place, hold in opening.holds.items()), "\n"),
-        ),
-    )
+        )
+    return Call("provision", names, arguments)
 
 
 def roll(shard: int, account_key: str, seen: Period, window: Window, caps: Sequence[CapState] = ()) -> Call:

@@ -90,6 +90,9 @@ class Settings:
     )
     idempotency_ttl_s: int = _setting(_whole(60, 604_800), 86_400, "how long an idempotency key is remembered")
     drain_hold_s: int = _setting(_whole(1, 60), 5, "how long one drain job holds on before the next takes over")
+    journal_entries: int = _setting(
+        _whole(1_000, 100_000_000), 5_000_000, "entries that may wait for the ledger before requests are refused"
+    )
     reconcile_every_s: int = _setting(_whole(5, 86_400), 60, "seconds from one reconciliation to the next")
     outage_dir: str = _setting(
         _text,

@@ -8,6 +8,7 @@ from redis.exceptions import MaxConnectionsError, RedisError, ResponseError
 
 from quota.breaker import Breaker
 from quota.errors import CountersUnavailable
+from quota.lives import NotLookedAt
 
 LATE_TIMER_S = 0.005
 """A timer of an idle loop fires within one millisecond: later than this, the loop was held up."""
@@ -77,6 +78,8 @@ class Trips:
             raise CountersUnavailable("the counters refuse to write; nothing was changed") from error
         except MaxConnectionsError:  # of this process's own making: it says nothing of Redis, and nothing was sent
             raise CountersUnavailable("too many requests wait for the counters; nothing was charged") from None
+        except NotLookedAt as error:  # nothing was sent, and it is not away
+            raise CountersUnavailable(str(error)) from None
         except RedisError as error:  # its text names our addresses: it is for the log alone
             self._breaker.failed()
             raise CountersUnavailable("the counters cannot be reached") from error

@@ -134,6 +134,20 @@ def reconcile(data: Path, as_json: bool) -> None:
     sys.exit(EXIT_FOUND if run_reconcile(os.environ, data, as_json=as_json) else 0)
 
 
+@main.command()
+@data_option
+@click.option("--tenant", help="Only this tenant's accounts.")
+@click.option("--subject", help="Only this subject's; needs --tenant.")
+@click.option("--shard", type=click.IntRange(0), help="Only those of this shard.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@plainly
+def rebuild(data: Path, tenant: str | None, subject: str | None, shard: int | None, as_json: bool) -> None:
+    """Bring accounts that Redis has not got in again from the ledger; exit 1 if some could not be."""
+    from quotagate.rebuilding import run_rebuild
+
+    sys.exit(0 if run_rebuild(os.environ, data, tenant, subject, shard, as_json=as_json) else EXIT_FOUND)
+
+
 @main.group()
 def catalog() -> None:
     """Plans, metrics and operations, as one document."""

@@ -161,7 +161,7 @@ async def _findings(settings: Settings) -> list[str]:
 
     gateway = Gateway(settings)
     try:
-        await refuse_unsafe(gateway.counters, gateway.store, settings)
+        await refuse_unsafe(gateway.looking, gateway.store, settings)
     except QuotagateError as error:
         return str(error).splitlines()
     finally:

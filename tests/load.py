@@ -142,13 +142,15 @@ def hammer(
     keep_bodies: bool = False,
     until_answered: bool = False,
     pause_s: float = 0.0,
+    into: Log | None = None,
 ) -> Log:
     """Sends every request once, from many clients spread over the gateways; runs `meanwhile` in a thread beside it.
 
     A request that could not be sent is sent later; one whose answer was lost, or was that it cannot be decided now, is
     sent again only if it is to be sent `until_answered`. `pause_s` is about what a client waits after an answer.
+    `into` is a log that has begun, for requests that ask it when to end.
     """
-    log = Log()
+    log = Log() if into is None else into
     waiting = _Requests(requests)
 
     async def run() -> None:

@@ -8,9 +8,9 @@ from sqlalchemy import Connection, Engine
 from ledger import announcements, catalogs, shards
 from ledger.store import ALL_TENANTS, transaction
 from quota import keys, protocol
-from quota.counters import run
 from quota.keys import AccountName
 from quota.protocol import Call
+from quota.scripts import run
 
 OLDER_THAN_S = 1.0
 """A gateway tells what it changed within milliseconds; one that has not within a second is gone."""

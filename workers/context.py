@@ -13,6 +13,8 @@ from quota.journal import Journal
 from quota.settings import Settings
 from workers.announce import Announcer
 from workers.drain import Drain
+from workers.linking import Linking
+from workers.rebuild import Rebuild
 from workers.reconcile import Reconcile
 
 SOCKET_TIMEOUT_S = 5.0
@@ -32,6 +34,8 @@ class Context:
     drain: Drain
     reconcile: Reconcile
     announcer: Announcer
+    rebuild: Rebuild
+    linking: Linking
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def forget(self) -> int:
@@ -75,6 +79,8 @@ def open_context(settings: Settings) -> Context:
         drain,
         Reconcile(journal, engine, drain),
         Announcer(redis, engine),
+        Rebuild(redis, engine),
+        Linking(engine),
     )
 
 

@@ -7,13 +7,14 @@ a time the only one for that shard, and is taken before the journal is read.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 from sqlalchemy import Connection, Engine
 
-from ledger import entries, reconciliations, shards
-from ledger.staging import stage
+from ledger import chain, entries, reconciliations, shards
+from ledger.staging import stage, unstage
 from ledger.store import ALL_TENANTS, transaction
 from quota.errors import Unsafe
 from quota.journal import Entry, Journal, Place, parsed_entry
@@ -23,6 +24,8 @@ MAX_BATCH_ENTRIES = 20_000
 READ_ENTRIES = 500
 """Entries in one read: Redis serves nobody else meanwhile."""
 MAX_SINGLE_ENTRIES = 1_000
+BEGINNING = Place(0, 0)
+TIDY_EVERY_S = 1.0
 WAIT_MS = 250
 """How long one blocking read may hold on, so that a stop is heard soon."""
 
@@ -32,6 +35,17 @@ KEY_RETENTION_S = 86_400
 """How long a second use of an idempotency key is a repeat, unless the settings say otherwise."""
 
 log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Found:
+    """What the journals of some shards held: the `batch` that follows their offsets, `through` which it brings them,
+    `forked` entries before those, and the last place that was `looked_at`."""
+
+    batch: list[Entry] = field(default_factory=list)
+    forked: list[Entry] = field(default_factory=list)
+    through: dict[int, Place] = field(default_factory=dict)
+    looked_at: dict[int, Place] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +66,12 @@ class Drain:
         with transaction(engine, ALL_TENANTS) as connection:
             self._offsets = shards.offsets(connection)
             self._store_id = shards.store_id(connection)
-        # Whoever drained before may have been killed after its commit and before it trimmed.
-        self._has_leftovers = True
+        self._tidy_at = 0.0
 
     def run_once(self, wait_ms: int = 0) -> Drained:
         """One bounded batch of whatever waits in any shard; nothing, if nothing comes within `wait_ms`."""
-        waiting = self._journal.wait(self._offsets, max(wait_ms, 1))
+        waiting = self._leftovers() or self._journal.wait(self._offsets, max(wait_ms, 1))
         if not waiting:
-            self._trim_leftovers()
             return Drained()
         try:
             return self._move(waiting, MAX_BATCH_ENTRIES) or Drained()
@@ -77,11 +89,14 @@ class Drain:
             moved += drained.entries
         return moved
 
-    def _trim_leftovers(self) -> None:
-        if self._has_leftovers:
-            for shard, offset in self._offsets.items():
-                self._journal.trim(shard, offset)
-            self._has_leftovers = False
+    def _leftovers(self) -> list[int]:
+        """The shards whose journal begins with what the ledger should have already: whoever drained it was killed after
+        its commit and before it trimmed, or Redis went back in time. Looked for once a second."""
+        if time.monotonic() < self._tidy_at:
+            return []
+        self._tidy_at = time.monotonic() + TIDY_EVERY_S
+        found = self._journal.beginnings(list(self._offsets))
+        return [shard for shard, first in found.items() if first <= self._offsets[shard]]
 
     def _move(self, waiting: Sequence[int], most: int) -> Drained | None:
         """Moves at most so many entries in one transaction; None if there was nothing that nobody else moves."""
@@ -96,69 +111,103 @@ class Drain:
                     f"shard {foreign[0]} in this Redis belongs to another ledger, and its entries are not taken: "
                     "QUOTAGATE_REDIS_URL and QUOTAGATE_DATABASE_URL do not belong together"
                 )
-            batch, through = self._read(connection, locked, most)
-            inserted = self._write(connection, batch) if batch else 0
-            if through:
-                shards.advance(connection, through)
-        self._offsets |= through
-        had_leftovers, self._has_leftovers = self._has_leftovers, True
-        for shard, place in through.items():
+            found = self._read(connection, locked, most)
+            if found.forked:
+                self._take_in(connection, found.forked)
+            inserted = self._write(connection, found.batch) if found.batch else 0
+            if found.through:
+                shards.advance(connection, found.through)
+        self._offsets |= found.through
+        self._tidy_at, tidy_at = 0.0, self._tidy_at  # should this be killed before it has trimmed
+        for shard, place in found.looked_at.items():
             self._journal.trim(shard, place)
-        self._has_leftovers = had_leftovers
-        if not through:
+        self._tidy_at = tidy_at
+        if not found.looked_at:
             return None
         now_ms = self._journal.now_ms()
-        return Drained(inserted, max((now_ms - entry.occurred_at_ms for entry in batch), default=0))
+        return Drained(inserted, max((now_ms - entry.occurred_at_ms for entry in found.batch), default=0))
 
     def _move_singly(self, waiting: Sequence[int]) -> Drained:
         """One entry a transaction, so that the one which the ledger cannot take is found, and only it is set aside."""
         inserted = lag_ms = 0
         for shard in waiting:
             for _ in range(MAX_SINGLE_ENTRIES):
+                first = self._journal.beginnings([shard]).get(shard)
                 try:
                     drained = self._move([shard], 1)
                 except entries.Unacceptable as error:
-                    self._skip(shard, self._offsets[shard], str(error).splitlines()[0])
+                    self._skip(shard, first, str(error).splitlines()[0])
                     continue
                 if drained is None:
                     break
                 inserted, lag_ms = inserted + drained.entries, max(lag_ms, drained.lag_ms)
         return Drained(inserted, lag_ms)
 
-    def _skip(self, shard: int, after: Place, reason: str) -> None:
-        """Sets aside the entry that follows a place, unless another drain has dealt with it meanwhile."""
+    def _skip(self, shard: int, first: Place | None, reason: str) -> None:
+        """Sets aside the first entry of a journal, unless another drain has dealt with it meanwhile."""
         with transaction(self._engine, ALL_TENANTS) as connection:
-            if shards.lock(connection, [shard]).get(shard) != after:
+            offset = shards.lock(connection, [shard]).get(shard)
+            items = self._journal.read(shard, BEGINNING, 1)
+            if offset is None or not items or Place.parsed(items[0][0].decode()) != first:
                 return
-            for entry_id, fields in self._journal.read(shard, after, 1):
-                place = self._set_aside(connection, shard, entry_id, fields, reason)
-                shards.advance(connection, {shard: place})
-                self._offsets[shard] = place
+            place = self._set_aside(connection, shard, *items[0], reason)
+            shards.advance(connection, {shard: max(place, offset)})
+        self._offsets[shard] = max(place, offset)
+        self._journal.trim(shard, place)
 
-    def _read(
-        self, connection: Connection, offsets: dict[int, Place], most: int
-    ) -> tuple[list[Entry], dict[int, Place]]:
-        batch: list[Entry] = []
-        through: dict[int, Place] = {}
+    def _read(self, connection: Connection, offsets: dict[int, Place], most: int) -> "_Found":
+        found = _Found()
         # Each shard has its share, so that a busy one does not keep the others waiting.
         share = max(1, most // len(offsets))
         for shard, offset in offsets.items():
-            last = offset
-            for entry_id, fields in self._items(shard, offset, share):
+            last, old = offset, []
+            # From its beginning: normally that is the first entry which the ledger has not got.
+            for entry_id, fields in self._items(shard, BEGINNING, share):
+                place = found.looked_at[shard] = Place.parsed(entry_id.decode())
                 try:
                     entry = parsed_entry(shard, entry_id, fields)
                 except ValueError as error:
-                    last = self._set_aside(connection, shard, entry_id, fields, str(error))
+                    self._set_aside(connection, shard, entry_id, fields, str(error))
+                    last = max(last, place)
                     continue
-                if not entry.place.follows(last):
-                    detail = {"after": str(last), "found": str(entry.place)}
-                    log.error("entries are missing from the journal", shard=shard, **detail)
-                    reconciliations.add_incidents(connection, shard, "gap", [detail])
-                batch.append(entry)
-                last = entry.place
+                if place <= offset:
+                    old.append(entry)
+                    continue
+                if not place.follows(last):
+                    self._tell_of_loss(connection, shard, "gap", {"after": str(last), "found": str(place)})
+                found.batch.append(entry)
+                last = place
+            if old:
+                aside = reconciliations.set_aside(connection, shard)
+                found.forked += [each for each in entries.unknown(connection, old) if str(each.place) not in aside]
             if last != offset:
-                through[shard] = last
-        return batch, through
+                found.through[shard] = last
+        return found
+
+    def _tell_of_loss(self, connection: Connection, shard: int, kind: str, detail: dict[str, Any]) -> None:
+        """What Redis counts is not what the ledger can know: the shard begins an epoch, and its accounts are brought in
+        anew. The gateways see that within two seconds (gateway/epochs.py)."""
+        log.error("the journal is not what the ledger must follow", shard=shard, kind=kind, **detail)
+        reconciliations.add_incidents(connection, shard, kind, [detail])
+        shards.leave_epoch(connection, shard)
+
+    def _take_in(self, connection: Connection, forked: Sequence[Entry]) -> None:
+        """Entries at places that the ledger has passed, and which it has not got: Redis went back in time, and gave out
+        those places again. They are real, and count; what they say of balances does not."""
+        for shard in sorted({entry.shard for entry in forked}):
+            places = [entry.place for entry in forked if entry.shard == shard]
+            detail = {"from": str(min(places)), "through": str(max(places)), "entries": len(places)}
+            self._tell_of_loss(connection, shard, "fork", detail)
+        stage(connection, forked)
+        entries.book(connection, forked, self._key_retention_s)
+        unstage(connection)
+        for shard in sorted({entry.shard for entry in forked}):
+            instants = [
+                (entry.place.epoch, entry.place.n, entry.occurred_at_ms * 1000)
+                for entry in forked
+                if entry.shard == shard
+            ]
+            chain.link_fork(connection, shard, instants)
 
     def _items(self, shard: int, after: Place, most: int) -> Iterator[tuple[bytes, Mapping[bytes, bytes]]]:
         while most > 0:

@@ -41,6 +41,16 @@ def reconcile() -> dict[str, int]:
     return {"run_id": run.run_id, "accounts": run.accounts, "drifted": run.drifted}
 
 
+def link_entries() -> int:
+    """Links new entries into the chains that show whether the past was changed."""
+    return context().linking.run_once()
+
+
+def rebuild() -> int:
+    """Brings in again what Redis has lost, in the shards that began an epoch because of it."""
+    return context().rebuild.run_once().accounts
+
+
 def announce() -> int:
     """Tells Redis of changes that the gateway which made them did not live to tell."""
     return context().announcer.run_once()

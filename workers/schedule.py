@@ -13,6 +13,8 @@ from workers import queues
 
 WATCHDOG_EVERY_S = 2
 ANNOUNCE_EVERY_S = 2
+REBUILD_EVERY_S = 2
+LINK_EVERY_S = 10
 PARTITIONS_EVERY_S = 6 * 3600
 FORGET_EVERY_S = 60
 COUNT_EVERY_S = 10
@@ -72,6 +74,8 @@ def _jobs(settings: Settings) -> tuple[tuple[str, str, int], ...]:
     return (
         (queues.WATCH, "watchdog", WATCHDOG_EVERY_S),
         (queues.WATCH, "announce", ANNOUNCE_EVERY_S),
+        (queues.JOBS, "rebuild", REBUILD_EVERY_S),
+        (queues.JOBS, "link_entries", LINK_EVERY_S),
         (queues.JOBS, "reconcile", settings.reconcile_every_s),
         (queues.JOBS, "make_partitions", PARTITIONS_EVERY_S),
         (queues.JOBS, "forget", FORGET_EVERY_S),

@@ -16,6 +16,9 @@ from tests.load import Log
 from tests.system import Gateway, System, eventually, port_of, through
 
 LIMIT = 10_000
+SCANS = 50
+LOSSES = ("lost", "rewound", "lost_entries")
+"""What is told when tests have taken something from Redis; any other incident is a fault of the product."""
 CATALOG = f"""
 default_plan = "free"
 
@@ -24,6 +27,7 @@ default_plan = "free"
 [metrics.tokens]
 [metrics.frames]
 [metrics.minutes]
+[metrics.scans]
 [metrics.views]
 on_outage = "allow"
 [metrics.likes]
@@ -42,6 +46,7 @@ charges = {{ views = 1, units = 1 }}
 rank = 0
 limits.calls = {{ limit = {LIMIT}, period = "month" }}
 limits.units = {{ period = "month" }}
+limits.scans = {{ limit = {SCANS}, period = "month" }}
 limits.views = {{ limit = 10, period = "month" }}
 limits.likes = {{ limit = 1000, period = "month" }}
 limits.projects = {{ limit = 100 }}
@@ -194,7 +199,7 @@ def assert_the_two_agree(system: System) -> None:
     system.drained(30)
     report = system.reconciled()
     assert (report["drifted"], report["undrained_entries"]) == (0, 0), report
-    assert system.sql("SELECT * FROM incidents WHERE kind <> 'lost'") == []
+    assert system.sql("SELECT * FROM incidents WHERE kind <> ALL (%s)", list(LOSSES)) == []
 
 
 def assert_exactly_once(system: System, log: Log, metric: str, subjects: str) -> None:

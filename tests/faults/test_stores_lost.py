@@ -1,13 +1,16 @@
 """A store is killed or emptied while everything else runs on: it comes back by itself, and the two agree."""
 
-import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count, takewhile
 
 import httpx
 import psutil
 
-from tests.faults.conftest import assert_exactly_once
-from tests.load import hammer
-from tests.system import System, eventually
+from tests.faults.conftest import SCANS, assert_exactly_once, assert_the_two_agree
+from tests.faults.losing import FLUSHED, flush_under_load
+from tests.load import Log, hammer
+from tests.system import Gateway, System, eventually
 
 
 def _status(client: httpx.Client, subject: str) -> int:
@@ -58,21 +61,66 @@ def test_a_loss_of_redis_leaves_an_incident_for_people_on_call(faulty: System) -
     assert faulty.sql("SELECT count(*) FROM incidents WHERE kind = 'lost'")[0][0] > before
 
 
+@contextmanager
+def hung_postgres(system: System) -> Iterator[None]:
+    postgres = system.server("database")
+    servers = [postgres, *postgres.children()]
+    for server in servers:
+        with suppress(psutil.NoSuchProcess):  # a backend may end by itself meanwhile
+            server.suspend()
+    try:
+        yield
+    finally:
+        for server in servers:
+            with suppress(psutil.NoSuchProcess):
+                server.resume()
+
+
+def test_while_postgres_is_away_the_journal_holds_on_up_to_its_budget(faulty: System) -> None:
+    subjects = [f"kept_{each}" for each in range(20)]
+    log, away = Log(), Gateway(faulty, "bounded", journal_entries=1_000, deadline_ms=200).start()
+    try:
+        with away.client() as client, faulty.client() as other:
+            for subject in subjects:
+                assert _status(client, subject) == _status(other, subject) == 200
+            faulty.drained()
+            with hung_postgres(faulty):
+                bodies = ({"subject": subjects[each % 20], "metric": "units"} for each in count())
+                requests = takewhile(lambda _: log.counts[503] == 0, bodies)
+                log = hammer([away.url], faulty.admin_key, requests, into=log)
+                refused = client.post("/v1/consume", json={"subject": subjects[0], "metric": "units"})
+                assert (refused.status_code, refused.json()["code"]) == (503, "COUNTERS_UNAVAILABLE")
+                assert "journal is full" in refused.json()["detail"]
+                assert client.post("/v1/check", json={"subject": subjects[0], "metric": "units"}).status_code == 200
+                assert _status(other, subjects[0]) == 200, "its own budget is larger"
+            assert len(log.acknowledged()) >= 1_000
+            faulty.drained(60)
+            eventually(lambda: _status(client, subjects[0]) == 200, "requests are served again", 5)
+    finally:
+        away.stop()
+    in_ledger = {row[0] for row in faulty.sql("SELECT request_id FROM entries WHERE subject LIKE 'kept\\_%%'")}
+    assert log.acknowledged() <= in_ledger
+    assert_the_two_agree(faulty)
+
+
 def test_a_hung_postgres_is_told_within_a_deadline_and_lets_go(faulty: System) -> None:
     with faulty.client() as client:
         assert _status(client, "known") == 200
-        postgres = faulty.server("database")
-        servers = [postgres, *postgres.children()]
-        for server in servers:
-            with contextlib.suppress(psutil.NoSuchProcess):  # a backend may end by itself meanwhile
-                server.suspend()
-        try:
+        with hung_postgres(faulty):
             answer = client.post("/v1/consume", json={"subject": "not_known_at_all", "metric": "units"})
             assert (answer.status_code, answer.json()["code"]) == (503, "LEDGER_UNAVAILABLE")
             assert _status(client, "known") == 200
-        finally:
-            for server in servers:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    server.resume()
         eventually(lambda: _status(client, "not_known_at_all") == 200, "Postgres answers again", 30)
     faulty.drained(30)
+
+
+def test_four_gateways_at_work_on_a_redis_that_is_emptied_let_through_no_more_than_was_lost(faulty: System) -> None:
+    """Eight pods that reseed a cold key, eight times the spend (BerriAI/litellm#28247)."""
+    more = [Gateway(faulty, f"flushed-{each}", deadline_ms=200).start() for each in range(3)]
+    try:
+        urls = [faulty.urls["gateway"], *(each.url for each in more)]
+        acknowledged, lost = flush_under_load(faulty, urls, "emptied", 1_200)
+    finally:
+        for each in more:
+            each.stop()
+    assert acknowledged <= FLUSHED * SCANS + lost

@@ -15,9 +15,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from quota import keys
-from quota.counters import SCRIPTS, Counters
+from quota.counters import Counters
 from quota.protocol import Charge, Mode, Step
 from quota.replies import Reply
+from quota.scripts import SCRIPTS
 from quotagate.data_folder import remembered_port
 from quotagate.embedded import valkey_part, valkey_url
 from quotagate.supervisor import Supervisor

@@ -1,5 +1,5 @@
 """One shard of a real or a fake Redis, spoken to as the product does: quota.protocol makes the calls and reads the
-replies, quota.counters.run sends them."""
+replies, quota.scripts.run sends them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +12,13 @@ import redis
 from redis.exceptions import NoScriptError
 
 import lua
-from quota import counters, keys, protocol
+from quota import keys, protocol, scripts
 from quota.entitlement import Entitlement
 from quota.formats import NONE, CapState, Terms, Window, detail_of_refund, joined
 from quota.journal import About, Entry, Journal, encode_about, parsed_entry
 from quota.keys import AccountName
 from quota.periods import DAY_MS, Period, PeriodKind
-from quota.protocol import Call, Charge, Mode, Opening, Step
+from quota.protocol import Bringing, Call, Charge, Mode, Opening, Step
 from quota.replies import Reply, parsed_reply
 
 SHARD = 3
@@ -46,7 +46,7 @@ class Shard:
     number: int = SHARD
 
     def run(self, call: Call) -> Any:
-        reply = counters.run(self.connection, call)
+        reply = scripts.run(self.connection, call)
         return reply.decode() if isinstance(reply, bytes) else reply
 
     def now_ms(self) -> int:
@@ -65,7 +65,8 @@ class Shard:
         return replace(Opening(account, 1, granted, self.window()), **changes)
 
     def provision(self, opening: Opening, *, epoch: int = 1, fence: str = "0") -> str:
-        return str(self.run(protocol.provision(self.number, epoch, fence, opening)))
+        (word,) = self.run(protocol.provision([Bringing(self.number, epoch, fence, opening)]))
+        return str(word.decode())
 
     def open(self, metric: str = "m", limit: int | None = 10, **changes: Any) -> "Shard":
         """Begins epoch 1, and provisions an account in it."""

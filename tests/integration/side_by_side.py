@@ -22,7 +22,7 @@ from quota.journal import Place
 from quota.keys import AccountName
 from quota.model import Account, consume_all
 from quota.periods import Period, PeriodKind, period_at
-from quota.protocol import Call, Charge, Mode, Opening, Step
+from quota.protocol import Bringing, Call, Charge, Mode, Opening, Step
 from quota.replies import Reply, parsed_reply
 from tests.integration.shard import CLOCK
 
@@ -111,9 +111,14 @@ class World:
         caps = {kind.value: Cap(period_at(kind, self.now_ms), limit) for kind, limit in offer.caps}
         pair = Pair(name, offer, Account(offer.terms, offer.period(self.now_ms), caps))
         self.pairs.append(pair)
-        assert self.run(protocol.provision(SHARD, 1, str(self.fence), self.opening(pair))) == "provisioned"
+        assert self.run(protocol.provision([Bringing(SHARD, 1, str(self.fence), self.opening(pair))])) == [
+            b"provisioned"
+        ]
         self.check([(pair, 0)])
         return pair
+
+    def provision(self, opening: Opening) -> None:
+        assert self.run(protocol.provision([Bringing(SHARD, 1, str(self.fence), opening)])) == [b"provisioned"]
 
     def opening(self, pair: Pair) -> Opening:
         offer = pair.offer
@@ -135,7 +140,7 @@ class World:
             opening = self.opening(pair)
             model.enter(offer.terms, offer.period(now_ms), caps, deepcopy(pair.ordered[pair.entered :]), now_ms)
             pair.entered, pair.is_stale = len(pair.ordered), False
-            assert self.run(protocol.provision(SHARD, 1, str(self.fence), opening)) == "provisioned"
+            self.provision(opening)
             self.compare()
         if pair.model.is_over(self.now_ms):
             seen, next_period = pair.model.period, pair.offer.period(self.now_ms)

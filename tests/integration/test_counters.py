@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import redis
 
-from quota import counters, keys, protocol
-from quota.counters import MAX_WAITING_BATCHES, SCRIPTS
+from quota import keys, protocol, scripts
+from quota.counters import MAX_WAITING_BATCHES
 from quota.errors import CountersUnavailable
 from quota.gathering import MAX_BATCH_STEPS, MAX_CALLS_IN_FLIGHT, MAX_WAITING_STEPS
 from quota.protocol import Mode
 from quota.replies import Outcome, Reply, parsed_reply
+from quota.scripts import SCRIPTS
 from tests.conftest import Stores
 from tests.integration.counting import answers, counting, within
 from tests.integration.shard import Shard
@@ -246,7 +247,7 @@ def test_a_call_that_redis_begins_too_late_charges_nothing(stores: Stores, shard
     assert shard.consume(keyed)[0].outcome is Outcome.ALLOWED
     modes = [shard.step(1, mode=Mode.CHECK), shard.step(1, 1), shard.step(1), shard.step(1, key="k2"), keyed]
     call = protocol.consume(modes, 1000, past_ms)
-    replies = [parsed_reply(text.decode()) for text in counters.run(shard.connection, call)]
+    replies = [parsed_reply(text.decode()) for text in scripts.run(shard.connection, call)]
     assert [reply.outcome.value for reply in replies] == ["late"] * 4 + ["allowed"]
     assert replies[-1].replayed  # an answer that was given before is given at any time
     assert min(reply.now_ms for reply in replies[:4]) > past_ms
@@ -284,5 +285,5 @@ def test_a_blocking_caller_and_the_gateway_run_the_same_scripts(stores: Stores, 
             return await held.decide(shard.step(2, mode=Mode.CHECK))
 
     call = protocol.consume([shard.step(2, mode=Mode.CHECK)], 1000)
-    (text,) = counters.run(shard.connection, call)
+    (text,) = scripts.run(shard.connection, call)
     assert replace(parsed_reply(text.decode()), now_ms=0) == replace(within(ask()), now_ms=0)

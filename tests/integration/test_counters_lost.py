@@ -11,11 +11,11 @@ import redis
 
 from quota import counters, keys
 from quota.breaker import FAILURES_TO_OPEN
-from quota.counters import SCRIPTS
 from quota.errors import CountersUnavailable
 from quota.gathering import MAX_BATCH_STEPS, MAX_CALLS_IN_FLIGHT
 from quota.protocol import Mode, Step
 from quota.replies import Reply
+from quota.scripts import SCRIPTS
 from tests.conftest import Stores
 from tests.integration.counting import (
     A_STEP,

@@ -9,12 +9,12 @@ import redis
 
 from gateway.admission import Admission
 from quota import counters
-from quota.counters import SCRIPTS
 from quota.demands import Asked, Demand, step
 from quota.errors import CountersUnavailable
 from quota.journal import Entry
 from quota.protocol import Mode, Step
 from quota.replies import Reply
+from quota.scripts import SCRIPTS
 from quota.trips import MAX_IN_TURN
 from tests.conftest import Stores
 from tests.integration.counting import counting, within
@@ -43,7 +43,7 @@ def test_who_asks_for_the_first_answer_to_a_refund_takes_no_key_from_its_neighbo
     async def ask() -> tuple[tuple[Any, ...], list[int]]:
         async with counting(stores.redis_url) as (held, connection):
             nothing: Any = None
-            admission = Admission(held, nothing, 64)
+            admission = Admission(held, nothing, nothing, 64)
             unheard_of = replace(keyed, idempotency_key="k2")
 
             async def decide(asked: Step) -> Reply:

@@ -181,7 +181,7 @@ class TestShards:
         with transaction(application, ALL_TENANTS) as connection:
             shards.take_epoch(connection, 2, 5)
             shards.advance(connection, {2: Place(4, 17), 3: Place(6, 0)})
-            assert shards.epochs_for_update(connection, [2, 3]) == {2: 5, 3: 6}
+            assert shards.standings(connection, [2, 3]) == {2: (5, Place(4, 17)), 3: (6, Place(6, 0))}
             offsets = shards.offsets(connection)
         assert (offsets[2], offsets[3], offsets[0], len(offsets)) == (Place(4, 17), Place(6, 0), Place(0, 0), SHARDS)
 

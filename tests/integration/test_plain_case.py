@@ -17,7 +17,7 @@ from quota.formats import CapState, GrantState, Terms, Window
 from quota.identifiers import MAX_AMOUNT
 from quota.keys import AccountName
 from quota.periods import DAY_MS, PeriodKind, period_at
-from quota.protocol import NEVER_MS, Call, Charge, Mode, Opening, Step
+from quota.protocol import NEVER_MS, Bringing, Call, Charge, Mode, Opening, Step
 from quota.replies import Reply, Verdict, parsed_reply
 from tests.conftest import Stores
 from tests.integration.shard import SHARD, ClockedShard
@@ -211,7 +211,7 @@ class Twice:
         is_note, period, granted = offer.plan is None, period_at(offer.kind, self.now_ms), tuple(self.grants[metric])
         opening = Opening(name, self.version, offer, period, self.caps(metric), granted)
         note = replace(opening, ttl_ms=TTL_MS if is_note else 0, keeps_window=is_note)
-        assert self.run(protocol.provision(SHARD, 1, fence, note)) == "provisioned"
+        assert self.run(protocol.provision([Bringing(SHARD, 1, fence, note)])) == [b"provisioned"]
 
     def caps(self, metric: str) -> tuple[CapState, ...]:
         caps = self.offers[metric].caps.items()

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from gateway.provisioning import opening, read
 from ledger import catalogs, subscriptions
+from ledger.openings import opening, read
 from quota import protocol
 from quota.catalog import parse_toml
 from quota.entitlement import Subscription

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from gateway.provisioning import opening, read
 from ledger import catalogs, grants, receipts
+from ledger.openings import opening, read
 from quota import protocol
 from quota.catalog import parse_toml
 from quota.formats import Window
@@ -36,7 +36,7 @@ def brought_back(pipeline: Pipeline, epoch: int) -> str:
     now_ms = shard.now_ms()
     shard.run(protocol.begin_epoch(shard.number, epoch, ""))
     wanted = opening(ACCOUNT, now_ms, pipeline.call(read, [ACCOUNT], now_ms))
-    return str(shard.run(protocol.provision(shard.number, epoch, "0", wanted)))
+    return shard.provision(wanted, epoch=epoch)
 
 
 def lost_for(pipeline: Pipeline, days: int) -> int:

@@ -12,7 +12,7 @@ from ledger.store import ALL_TENANTS, transaction
 from quota import protocol
 from quota.keys import AccountName
 from quota.periods import to_rfc3339
-from quota.protocol import Opening
+from quota.protocol import Bringing, Opening
 from tests.conftest import Database
 from tests.integration.pipeline import Consumers, Pipeline
 
@@ -85,7 +85,7 @@ class TestReconcile:
 
     def test_more_accounts_than_a_batch_are_compared_once_each(self, pipeline: Pipeline) -> None:
         opening = pipeline.shard.open().opening()
-        calls = [protocol.provision(3, 1, "0", member(opening, number)) for number in range(2_500)]
+        calls = [protocol.provision([Bringing(3, 1, "0", member(opening, number))]) for number in range(2_500)]
         for call in calls:
             pipeline.shard.run(call)
         heard: list[int] = []

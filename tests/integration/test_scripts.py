@@ -8,14 +8,14 @@ import pytest
 import redis
 from redis.exceptions import NoScriptError, OutOfMemoryError
 
-from quota import counters, keys, protocol
+from quota import keys, protocol, scripts
 from quota.entitlement import Entitlement
 from quota.formats import Terms
 from quota.identifiers import MAX_AMOUNT
 from quota.journal import About, encode_about
 from quota.keys import AccountName
 from quota.periods import Period, PeriodKind
-from quota.protocol import Charge, Mode
+from quota.protocol import Bringing, Charge, Mode
 from quota.replies import Outcome, Verdict
 from tests.integration.shard import (
     ABOUT,
@@ -258,7 +258,7 @@ def test_a_full_memory_refuses_a_script_up_front(connection: "redis.Redis", name
     old = shard.window(-40, -10)
     call = {
         "consume": protocol.consume([shard.step(1)], RECORD_TTL_MS),
-        "provision": protocol.provision(SHARD, 1, "0", shard.opening("new")),
+        "provision": protocol.provision([Bringing(SHARD, 1, "0", shard.opening("new"))]),
         "roll": protocol.roll(SHARD, shard.key("old"), old, shard.words()),
         "publish": protocol.publish(SHARD, "t", 2, [shard.key()]),
         "begin_epoch": protocol.begin_epoch(SHARD, 2, ""),
@@ -282,11 +282,8 @@ def test_a_journal_of_a_wrong_type_leaves_every_counter_as_it_was(connection: "r
     assert reply.outcome is Outcome.FAILED
     assert "WRONGTYPE" in reply.reason
     old = shard.window(-40, -10)
-    for call in (
-        protocol.roll(SHARD, shard.key("old"), old, shard.words()),
-        protocol.provision(SHARD, 1, "0", shard.opening("old")),
-    ):
-        assert str(shard.run(call)).startswith("failed WRONGTYPE")
+    assert str(shard.run(protocol.roll(SHARD, shard.key("old"), old, shard.words()))).startswith("failed WRONGTYPE")
+    assert shard.provision(shard.opening("old")).startswith("failed WRONGTYPE")
     assert shard.everything() == before
 
 
@@ -294,7 +291,7 @@ def test_a_server_that_forgot_the_scripts_is_sent_them_again(connection: "redis.
     shard = Shard(connection).open()
     connection.script_flush()
     with pytest.raises(NoScriptError):
-        connection.evalsha(counters.SCRIPTS["consume"].sha, 0)
+        connection.evalsha(scripts.SCRIPTS["consume"].sha, 0)
     assert outcomes(shard.consume(shard.step(1)) + shard.consume(shard.step(1))) == ["allowed", "allowed"]
     assert shard.used() == 2
 

@@ -3,9 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
-from gateway.provisioning import Reading, opening
 from ledger.accounts import Balance
 from ledger.grants import Granted
+from ledger.openings import Reading, opening
 from quota.catalog import Catalog, Limit, Metric, Plan
 from quota.entitlement import Subscription
 from quota.formats import CapState, GrantState

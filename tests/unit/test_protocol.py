@@ -16,7 +16,7 @@ from quota.identifiers import MAX_AMOUNT
 from quota.journal import About, Place, encode_about, parsed_entry
 from quota.keys import AccountName
 from quota.periods import Period, PeriodKind
-from quota.protocol import Charge, Mode, Opening, Step
+from quota.protocol import Bringing, Charge, Mode, Opening, Step
 from quota.replies import AccountState, LiveGrant, Outcome, Reply, Verdict, parsed_reply
 
 ROOT = Path(__file__).parent.parent.parent
@@ -196,7 +196,7 @@ def test_a_provision_call_has_a_word_for_everything(is_cut: bool) -> None:
         cut=cut,
         holds={"4-0": "3 99 3 -", "4-1": "1 98 0,5:-1:-:1 day:1"},
     )
-    call = protocol.provision(2, 4, "1", opening)
+    call = protocol.provision([Bringing(2, 4, "1", opening)])
     assert list(call.keys) == [keys.head(2), keys.journal(2), account.key(2)]
     assert list(call.arguments) == [
         *(4, "1", "catalog:t", 6, 0, "open", "-", "soft", "counter", "-", "0 - ~ lifetime - -", "day 1 2 3 4"),

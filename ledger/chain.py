@@ -1,0 +1,220 @@
+"""A hash chain over each shard's entries, made off the hot path.
+
+Whoever edits, deletes or inserts an entry in the past, as the tables' owner can, breaks it at that entry, unless every
+link from there on is made anew; heads that were kept elsewhere show that, too.
+
+A link is over a run of entries that follow the link before, or over a fork: entries at places that the ledger had
+passed (workers/drain.py), which are no part of any run.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, insert, select, text
+
+from ledger import shards
+from ledger.link_table import links
+from quota.journal import Place
+
+MAX_ENTRIES = 20_000
+DIGEST_BYTES = 8
+"""Of each entry: enough, because the hash of a link is over all of them."""
+NO_HASH = bytes(32)
+
+# Every column, in a form that does not change with the session's settings.
+_entries = text(
+    """
+    SELECT epoch, n, CAST(extract(epoch FROM occurred_at) * 1000000 AS bigint) AS at_us,
+           substr(sha256(convert_to(CAST(jsonb_build_array(
+               shard, epoch, n, extract(epoch FROM occurred_at), tenant, subject, metric, kind, amount, change,
+               used_after, plan, period_kind, extract(epoch FROM period_start), extract(epoch FROM period_end),
+               receipt_first_n, receipt_count, request_id, idempotency_key, operation, reason, metadata, detail,
+               parts, caps, attempt, route, actor, is_late
+           ) AS text), 'UTF8')), 1, 8) AS digest
+    FROM entries
+    WHERE shard = :shard AND (epoch, n) > (:after_epoch, :after_n) AND (epoch, n) <= (:through_epoch, :through_n)
+    ORDER BY epoch, n, occurred_at LIMIT :most
+    """
+)
+
+Instant = tuple[int, int, int]
+"""Epoch, n and microseconds: what tells a forked entry from the one whose place it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """`ranges` are epoch, first and last n of neighbours; `digests` those of its entries, in their order."""
+
+    shard: int
+    seq: int
+    kind: str
+    ranges: tuple[tuple[int, int, int], ...]
+    instants: tuple[int, ...]
+    digests: bytes
+    hash: bytes
+
+    @property
+    def places(self) -> list[Place]:
+        return [Place(epoch, n) for epoch, first, last in self.ranges for n in range(first, last + 1)]
+
+    @property
+    def through(self) -> Place:
+        epoch, _, last = self.ranges[-1]
+        return Place(epoch, last)
+
+    def hashed(self, before: bytes) -> bytes:
+        """What its hash must be, after a link with that hash."""
+        words = msgspec.json.encode([self.shard, self.seq, self.kind, self.ranges, self.instants])
+        return sha256(before + words + self.digests).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """What is not as it was when it was linked: an entry that was `changed`, `deleted` or `inserted`, or a `link`."""
+
+    shard: int
+    seq: int
+    what: str
+    place: str
+
+
+def extend(connection: Connection, shard: int, most: int = MAX_ENTRIES) -> int:
+    """Links some of the entries that nothing has linked yet; how many."""
+    connection.execute(_one_at_a_time, {"shard": shard})
+    last = _last(connection, shard)
+    done = _last(connection, shard, "run")
+    after = Place(0, -1) if done is None else done.through
+    offset = shards.offsets(connection)[shard]
+    forked = _forked(connection, shard)
+    rows = [row for row in read_entries(connection, shard, after, offset, most) if _instant(row) not in forked]
+    if rows:
+        add_link(connection, shard, "run", rows, last)
+    return len(rows)
+
+
+def link_fork(connection: Connection, shard: int, instants: Sequence[Instant]) -> None:
+    """Links entries at places that the ledger had passed, in the transaction that writes them."""
+    connection.execute(_one_at_a_time, {"shard": shard})
+    wanted = set(instants)
+    first, final = min(wanted), max(wanted)
+    found = read_entries(connection, shard, Place(first[0], first[1] - 1), Place(final[0], final[1]), None)
+    rows = [row for row in found if _instant(row) in wanted]
+    if rows:
+        add_link(connection, shard, "fork", rows, _last(connection, shard))
+
+
+def heads(connection: Connection) -> dict[int, tuple[int, str]]:
+    """The number and the hash of each shard's last link: keep them where the ledger's owner cannot write."""
+    return {row.shard: (row.seq, bytes(row.hash).hex()) for row in connection.execute(_heads)}
+
+
+def links_of(connection: Connection, shard: int, after_seq: int, most: int) -> list[Link]:
+    """The next links of a shard."""
+    query = select(links).where(links.c.shard == shard, links.c.seq > after_seq).order_by(links.c.seq).limit(most)
+    return [_link(row) for row in connection.execute(query)]
+
+
+def verify(connection: Connection, link: Link, before: bytes) -> list[Break]:
+    """What is wrong with a link, or with the entries that it is over. `before` is the hash of the link before it."""
+    if link.hash != link.hashed(before):
+        return [Break(link.shard, link.seq, "link", str(link.through))]
+    places = link.places
+    if len(places) * DIGEST_BYTES != len(link.digests):
+        return [Break(link.shard, link.seq, "link", str(link.through))]
+    first = Place(places[0].epoch, places[0].n - 1)
+    forked = _forked(connection, link.shard)
+    own = {(place.epoch, place.n, at) for place, at in zip(places, link.instants, strict=False)}
+    found: dict[Place, bytes] = {}
+    breaks = []
+    for row in read_entries(connection, link.shard, first, link.through, None):
+        is_wanted = _instant(row) in own if link.kind == "fork" else _instant(row) not in forked
+        place = Place(row.epoch, row.n)
+        if is_wanted and place in found:
+            breaks.append(Break(link.shard, link.seq, "inserted", str(place)))
+        elif is_wanted:
+            found[place] = bytes(row.digest)
+    for position, place in enumerate(places):
+        digest = link.digests[position * DIGEST_BYTES : (position + 1) * DIGEST_BYTES]
+        if place not in found:
+            breaks.append(Break(link.shard, link.seq, "deleted", str(place)))
+        elif found.pop(place) != digest:
+            breaks.append(Break(link.shard, link.seq, "changed", str(place)))
+    return breaks + [Break(link.shard, link.seq, "inserted", str(place)) for place in found]
+
+
+_heads = text("SELECT DISTINCT ON (shard) shard, seq, hash FROM links ORDER BY shard, seq DESC")
+
+_one_at_a_time = text("SELECT pg_advisory_xact_lock(7261003, :shard)")
+
+
+def read_entries(connection: Connection, shard: int, after: Place, through: Place, most: int | None) -> Sequence[Any]:
+    wanted = {
+        "shard": shard,
+        "after_epoch": after.epoch,
+        "after_n": after.n,
+        "through_epoch": through.epoch,
+        "through_n": through.n,
+        "most": most,
+    }
+    return connection.execute(_entries, wanted).all()
+
+
+def _instant(row: Any) -> Instant:
+    return (row.epoch, row.n, row.at_us)
+
+
+def _last(connection: Connection, shard: int, kind: str | None = None) -> Link | None:
+    query = select(links).where(links.c.shard == shard).order_by(links.c.seq.desc()).limit(1)
+    row = connection.execute(query if kind is None else query.where(links.c.kind == kind)).one_or_none()
+    return None if row is None else _link(row)
+
+
+def _forked(connection: Connection, shard: int) -> set[Instant]:
+    """The entries of all forks: few, because Redis is looked at before it is used."""
+    query = select(links).where(links.c.shard == shard, links.c.kind == "fork")
+    return {
+        (place.epoch, place.n, at)
+        for link in map(_link, connection.execute(query))
+        for place, at in zip(link.places, link.instants, strict=True)
+    }
+
+
+def _link(row: Any) -> Link:
+    ranges = tuple((epoch, first, last) for epoch, first, last in row.ranges)
+    return Link(row.shard, row.seq, row.kind, ranges, tuple(row.instants or ()), bytes(row.digests), bytes(row.hash))
+
+
+def add_link(connection: Connection, shard: int, kind: str, rows: Sequence[Any], last: Link | None) -> None:
+    link = Link(
+        shard,
+        1 if last is None else last.seq + 1,
+        kind,
+        tuple(_ranges(rows)),
+        tuple(row.at_us for row in rows) if kind == "fork" else (),
+        b"".join(bytes(row.digest) for row in rows),
+        b"",
+    )
+    connection.execute(
+        insert(links).values(
+            shard=shard,
+            seq=link.seq,
+            kind=kind,
+            ranges=link.ranges,
+            instants=list(link.instants) or None,
+            digests=link.digests,
+            hash=link.hashed(NO_HASH if last is None else last.hash),
+        )
+    )
+
+
+def _ranges(rows: Sequence[Any]) -> Iterator[tuple[int, int, int]]:
+    epoch, first, last = rows[0].epoch, rows[0].n, rows[0].n
+    for row in rows[1:]:
+        if (row.epoch, row.n) != (epoch, last + 1):
+            yield epoch, first, last
+            epoch, first = row.epoch, row.n
+        last = row.n
+    yield epoch, first, last

@@ -1,0 +1,97 @@
+"""What Redis has lost, and the epochs that begin because of it."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection, text
+
+from ledger import entries, reconciliations, shards
+from quota.acknowledged import Told
+from quota.journal import Place
+from quota.keys import AccountName
+from quota.lives import Standing
+from quota.periods import to_rfc3339
+
+MAX_REPORTED_ACCOUNTS = 100
+
+log = structlog.get_logger()
+
+# What the ledger has and Redis had forgotten: its counters were too low by so much.
+_forgotten = text(
+    """
+    SELECT tenant, subject, metric, count(*) AS entries, sum(change) AS units,
+           min(occurred_at) AS since, max(occurred_at) AS until
+    FROM entries
+    WHERE shard = :shard AND (epoch, n) > (:epoch, :n) AND (epoch, n) <= (:last_epoch, :last_n)
+    GROUP BY tenant, subject, metric
+    ORDER BY abs(sum(change)) DESC, tenant, subject, metric
+    """
+)
+
+
+def begin_epochs(connection: Connection, found: Mapping[int, Standing], told: Mapping[int, Place]) -> dict[int, int]:
+    """Takes the next epoch for each of these shards in which Redis is behind what the ledger knows, or what callers
+    were told, and writes down what it had lost. The rows must be locked by this transaction. Shard -> the epoch that
+    begins."""
+    begun = {}
+    for shard, (epoch, offset) in shards.standings(connection, list(found)).items():
+        standing = found[shard]
+        if not (standing.is_behind(epoch, offset) or standing.is_behind(0, told[shard])):
+            continue
+        begun[shard] = epoch + 1
+        shards.take_epoch(connection, shard, epoch + 1)
+        if epoch == 0:
+            continue  # the store's first start
+        detail: dict[str, Any] = {"lost_epoch": epoch, "epoch": epoch + 1, "ledger_has": str(offset)}
+        if told[shard].epoch == epoch:
+            detail["callers_were_told"] = str(told[shard])
+        if standing.epoch is not None:
+            detail |= {"counters_had": str(standing.last), **_what_was_forgotten(connection, shard, standing, offset)}
+        kind = "lost" if standing.epoch is None else "rewound"
+        log.error(f"the counters of a shard were {kind}", shard=shard, **detail)
+        reconciliations.add_incidents(connection, shard, kind, [detail])
+    return begun
+
+
+def _what_was_forgotten(connection: Connection, shard: int, standing: Standing, offset: Place) -> dict[str, Any]:
+    last = standing.last
+    wanted = {"shard": shard, "epoch": last.epoch, "n": last.n, "last_epoch": offset.epoch, "last_n": offset.n}
+    rows = connection.execute(_forgotten, wanted).all()
+    return {
+        "entries": sum(row.entries for row in rows),
+        "units": int(sum(row.units for row in rows)),
+        "since": min((row.since.isoformat() for row in rows), default=None),
+        "until": max((row.until.isoformat() for row in rows), default=None),
+        "accounts": [
+            {"tenant": row.tenant, "subject": row.subject, "metric": row.metric, "units": int(row.units)}
+            for row in rows[:MAX_REPORTED_ACCOUNTS]
+        ],
+    }
+
+
+def tell_of_lost(connection: Connection, shard: int, epoch: int, told: Sequence[Told]) -> int:
+    """Writes down which entries of an epoch callers were told of and the ledger has not got; how many there are. What
+    the journal had of that epoch must be drained."""
+    lost = entries.unknown(connection, told)
+    if not lost:
+        return 0
+    units: Counter[AccountName] = Counter()
+    for each in lost:
+        units[each.account] += each.amount
+    instants = [each.occurred_at_ms for each in lost]
+    detail = {
+        "epoch": epoch,
+        "entries": len(lost),
+        "units": sum(units.values()),
+        "since": to_rfc3339(min(instants)),
+        "until": to_rfc3339(max(instants)),
+        "accounts": [
+            {"tenant": account.tenant, "subject": account.subject, "metric": account.metric, "units": amount}
+            for account, amount in units.most_common(MAX_REPORTED_ACCOUNTS)
+        ],
+    }
+    log.error("entries that callers were told of were lost with Redis", shard=shard, **detail)
+    reconciliations.add_incidents(connection, shard, "lost_entries", [detail])
+    return len(lost)

@@ -1,0 +1,66 @@
+"""What this process has told its callers of late: only whoever told them knows what was lost with Redis."""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from quota.journal import Place
+from quota.keys import AccountName, account_of
+from quota.replies import Reply
+
+MAX_RECENT = 20_000
+"""Entries of some seconds: what is older is in the ledger, unless that has been away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An entry that a caller was told of."""
+
+    shard: int
+    place: Place
+    occurred_at_ms: int
+    account_key: str
+    amount: int
+
+    @property
+    def account(self) -> AccountName:
+        return account_of(self.account_key)[1]
+
+
+class Acknowledged:
+    """Bound to the answers of one process."""
+
+    def __init__(self) -> None:
+        self._last: dict[int, Place] = {}
+        # Tuples of plain values, of which the garbage collector takes no notice.
+        self._recent: deque[tuple[int, int, int, int, tuple[tuple[str, int | None], ...]]] = deque(maxlen=MAX_RECENT)
+        self._ended: dict[int, int] = {}
+
+    def heard(self, shard: int, reply: Reply) -> None:
+        """Keeps in mind what a caller is told."""
+        if reply.first_n is None or reply.replayed:
+            return
+        last = self._last.get(shard)
+        place = Place(reply.epoch, reply.first_n + len(reply.accounts) - 1)
+        if last is None or place > last:
+            if last is not None and last.epoch < place.epoch:
+                self._ended[shard] = last.epoch
+            self._last[shard] = place
+        charges = tuple((each.account_key, each.amount) for each in reply.accounts)
+        self._recent.append((shard, reply.epoch, reply.first_n, reply.now_ms, charges))
+
+    def last(self, shard: int) -> Place:
+        """The last place that a caller was told of."""
+        return self._last.get(shard, Place(0, 0))
+
+    def ended(self) -> dict[int, int]:
+        """The shards in which an epoch has ended since this was asked last, and which."""
+        found, self._ended = self._ended, {}
+        return found
+
+    def of_epoch(self, shard: int, epoch: int) -> Iterator[Told]:
+        """The entries of an epoch that callers were told of, as far as they are kept in mind."""
+        for each_shard, each_epoch, first_n, at_ms, charges in list(self._recent):
+            if (each_shard, each_epoch) == (shard, epoch):
+                for place, (account_key, amount) in enumerate(charges):
+                    yield Told(shard, Place(epoch, first_n + place), at_ms, account_key, amount or 0)

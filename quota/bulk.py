@@ -1,0 +1,75 @@
+"""What jobs ask of many shards and accounts at once. Blocking; for workers."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import NoScriptError
+
+from quota import keys
+from quota.protocol import Call
+from quota.scripts import SCRIPTS, run
+
+MAX_PIPELINED_CALLS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a shard's head says: its epoch (0: there is no head), its fence, and the epoch that was `rebuilt` last."""
+
+    epoch: int
+    fence: str
+    rebuilt: int
+
+
+class Bulk:
+    """Bound to one Redis."""
+
+    def __init__(self, connection: "Redis") -> None:
+        self._connection = connection
+
+    def now_ms(self) -> int:
+        """Redis's clock."""
+        seconds, microseconds = self._connection.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    def heads(self, shards: Iterable[int]) -> dict[int, Head]:
+        shards = list(shards)
+        pipeline = self._connection.pipeline(transaction=False)
+        for shard in shards:
+            pipeline.hmget(keys.head(shard), ("epoch", "fence", "rebuilt"))
+        replies = zip(shards, pipeline.execute(), strict=True)
+        return {
+            shard: Head(int(epoch or 0), (fence or b"0").decode(), int(rebuilt or 0))
+            for shard, (epoch, fence, rebuilt) in replies
+        }
+
+    def note_rebuilt(self, epochs: Mapping[int, int]) -> None:
+        """Notes in the heads that every account of these epochs was looked at."""
+        pipeline = self._connection.pipeline(transaction=False)
+        for shard, epoch in epochs.items():
+            pipeline.hset(keys.head(shard), "rebuilt", epoch)
+        pipeline.execute()
+
+    def epochs_of(self, account_keys: Sequence[str]) -> list[int]:
+        """The epoch that each account was brought in, 0 for one that is not there."""
+        pipeline = self._connection.pipeline(transaction=False)
+        for key in account_keys:
+            pipeline.hget(key, "rule")
+        return [int(rule.partition(b" ")[0]) if rule else 0 for rule in pipeline.execute()]
+
+    def run_all(self, calls: Sequence[Call]) -> list[Any]:
+        """The replies of independent scripts, some a trip."""
+        replies: list[Any] = []
+        for first in range(0, len(calls), MAX_PIPELINED_CALLS):
+            chunk = calls[first : first + MAX_PIPELINED_CALLS]
+            pipeline = self._connection.pipeline(transaction=False)
+            for call in chunk:
+                pipeline.evalsha(SCRIPTS[call.script].sha, len(call.keys), *call.keys, *call.arguments)
+            for call, reply in zip(chunk, pipeline.execute(raise_on_error=False), strict=True):
+                if isinstance(reply, Exception) and not isinstance(reply, NoScriptError):
+                    raise reply
+                # Of a script that was forgotten nothing had run.
+                replies.append(run(self._connection, call) if isinstance(reply, NoScriptError) else reply)
+        return replies

@@ -1,0 +1,154 @@
+"""The lives of a Redis: the time in which one process is the primary. Within a life it never goes back in time; the
+next one may begin with an older file, or on a replica that lagged behind. So none is used before somebody who knows the
+ledger has looked at it: else it would give out places in the journal a second time.
+"""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import redis.asyncio
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+from quota import keys, protocol
+from quota.errors import CountersUnavailable
+from quota.journal import Place
+from quota.scripts import SCRIPTS
+
+NAMES = re.compile(rb"^(run_id|master_replid):(\w+)", re.MULTILINE)
+NOWHERE = Place(0, 0)
+LOOK_WITHIN_S = 2.0
+START_WITHIN_S = 5.0
+
+T = TypeVar("T")
+
+
+class NotLookedAt(RedisConnectionError):
+    """A connection to a life of Redis that nobody has looked at yet. Nothing was sent on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a shard has come in Redis: the epoch in its head, None without one, the last place that its journal has
+    given out, and how many entries wait there."""
+
+    epoch: int | None
+    last: Place
+    waiting: int = 0
+
+    def is_behind(self, epoch: int, place: Place) -> bool:
+        """Whether it was further before: in this epoch, at this place."""
+        if self.epoch is None or self.epoch < epoch:
+            return True
+        return self.epoch == place.epoch and self.last < place
+
+
+def name_of(info: bytes) -> str:
+    """The name of a life, from what INFO says of the server and its replication: a restart and a fail-over change it.
+    ValueError when INFO does not say it."""
+    found = dict(NAMES.findall(info))
+    if len(found) < 2:
+        raise ValueError("INFO tells no run_id and master_replid: a Redis that went back in time could not be told")
+    return f"{found[b'run_id'].decode()}.{found[b'master_replid'].decode()}"
+
+
+class Lives:
+    """Which life of Redis the connections of one process may use."""
+
+    def __init__(self) -> None:
+        self._looked_at = ""
+        self.is_unknown = asyncio.Event()
+        """Set while a connection was refused, and nobody has looked since."""
+
+    def may_be_used(self, name: str) -> None:
+        """Says that somebody has looked at this life."""
+        self._looked_at = name
+        self.is_unknown.clear()
+
+    async def admit(self, connection: Any) -> None:
+        """What redis-py does with each new connection. NotLookedAt if it leads to a life that may not be used yet."""
+        await connection.on_connect()
+        await connection.send_command("INFO", "server", "replication")
+        if name_of(await connection.read_response(disable_decoding=True)) != self._looked_at:
+            self.is_unknown.set()
+            raise NotLookedAt("the counters were started anew, and are looked at first; nothing was charged")
+
+
+class Looking:
+    """What is asked of a Redis before it may be used. Every method raises CountersUnavailable when it does not answer.
+
+    `connection` is one that `Lives` does not refuse.
+    """
+
+    def __init__(self, connection: "redis.asyncio.Redis") -> None:
+        self._connection = connection
+
+    async def name(self) -> str:
+        """The name of the life that answers."""
+        info: Any = await _told(self._connection.info("server", "replication"))
+        return f"{info['run_id']}.{info['master_replid']}"
+
+    async def standings(self, shards: Sequence[int]) -> dict[int, Standing]:
+        pipeline = self._connection.pipeline(transaction=False)
+        for shard in shards:
+            pipeline.hget(keys.head(shard), "epoch")
+            pipeline.xinfo_stream(keys.journal(shard))
+        replies = await _told(pipeline.execute(raise_on_error=False))
+        return {
+            shard: _standing(epoch, journal)
+            for shard, epoch, journal in zip(shards, replies[::2], replies[1::2], strict=True)
+        }
+
+    async def begin(self, epochs: Mapping[int, int], store: str) -> None:
+        """Gives shards their heads; one that is in a later epoch keeps it."""
+        pipeline = self._connection.pipeline(transaction=False)
+        for shard, epoch in epochs.items():
+            call = protocol.begin_epoch(shard, epoch, store)
+            pipeline.eval(SCRIPTS[call.script].text, len(call.keys), *call.keys, *call.arguments)
+        await _told(pipeline.execute())
+
+    async def stores(self, shards: Sequence[int]) -> set[str]:
+        """The names of the ledgers that the shards' heads say they belong to."""
+        pipeline = self._connection.pipeline(transaction=False)
+        for shard in shards:
+            pipeline.hget(keys.head(shard), "store")
+        return {name.decode() for name in await _told(pipeline.execute()) if name}
+
+    async def info(self) -> tuple[dict[str, object], str | None]:
+        """What the server says of itself, and its appendfsync; None where CONFIG may not be read."""
+        try:
+            async with asyncio.timeout(START_WITHIN_S):
+                return await self._connection.info(), await self._appendfsync()
+        except TimeoutError as error:
+            raise CountersUnavailable(f"Redis did not answer within {START_WITHIN_S:.0f} s") from error
+        except RedisError as error:  # told to whoever starts a process, who needs the address
+            raise CountersUnavailable(f"Redis cannot be reached: {error}") from error
+
+    async def _appendfsync(self) -> str | None:
+        try:
+            return (await self._connection.config_get("appendfsync")).get("appendfsync")
+        except RedisError:
+            return None  # managed servers forbid it; INFO has told the rest
+
+    async def close(self) -> None:
+        await self._connection.aclose()
+
+
+def _standing(epoch: Any, journal: Any) -> Standing:
+    if isinstance(epoch, Exception):
+        raise CountersUnavailable("the counters cannot be looked at") from epoch
+    in_epoch = None if epoch is None else int(epoch)
+    if isinstance(journal, Exception):  # there is none yet
+        return Standing(in_epoch, NOWHERE)
+    return Standing(in_epoch, Place.parsed(journal["last-generated-id"].decode()), journal["length"])
+
+
+async def _told(answer: Awaitable[T]) -> T:
+    try:
+        async with asyncio.timeout(LOOK_WITHIN_S):
+            return await answer
+    except (RedisError, TimeoutError) as error:
+        raise CountersUnavailable("the counters cannot be looked at; nothing was charged") from error

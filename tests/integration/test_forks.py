@@ -1,0 +1,52 @@
+"""Redis went back in time and nobody looked before it was used: it gives out places that the ledger has passed."""
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from ledger import shards
+from quota import keys
+from quota.journal import Place
+from tests.conftest import Database
+from tests.integration.pipeline import Pipeline
+
+
+@pytest.fixture
+def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline]:
+    with Pipeline.on(connection, database) as pipeline:
+        yield pipeline
+
+
+def went_back(pipeline: Pipeline) -> None:
+    """Three units in the ledger, of which Redis has forgotten two."""
+    shard = pipeline.shard.open(limit=None)
+    shard.consume(shard.step(1))
+    kept = {name: pipeline.connection.dump(name) for name in pipeline.connection.scan_iter()}
+    shard.consume(shard.step(1), shard.step(1))
+    assert pipeline.drained() == 3
+    for name, value in kept.items():
+        pipeline.connection.restore(name, 0, value, replace=True)
+
+
+def test_its_entries_count_and_the_shard_leaves_its_epoch(pipeline: Pipeline) -> None:
+    went_back(pipeline)
+    shard = pipeline.shard
+    shard.consume(shard.step(10), shard.step(20), shard.step(30), shard.step(40))
+    pipeline.drained()
+    assert pipeline.entries() == [(3, 1, n) for n in (0, 1, 1, 2, 2, 3, 4)]
+    assert pipeline.balances() == {("m", "month"): 103}
+    assert pipeline.connection.xlen(keys.journal(3)) == 0
+    kinds = [(kind, detail.get("entries")) for _, kind, detail in pipeline.incidents() if kind != "arithmetic"]
+    assert kinds == [("fork", 2)]
+    assert pipeline.call(shards.standings, [3])[3] == (2, Place(1, 4))
+
+
+def test_drained_again_they_count_once(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    went_back(pipeline)
+    pipeline.shard.consume(pipeline.shard.step(10))
+    monkeypatch.setattr(pipeline.journal, "trim", lambda *_: None)
+    pipeline.drained()
+    monkeypatch.undo()
+    pipeline.drained()
+    assert (pipeline.balances(), pipeline.connection.xlen(keys.journal(3))) == ({("m", "month"): 13}, 0)
