@@ -27,6 +27,7 @@ soak: install  ## what takes long: a million steps beside the model, and Redis b
 	.venv/bin/python -m tests.soak.model $(if $(SEED),--seed $(SEED))
 	.venv/bin/python -m tests.soak.faults $(if $(SEED),--seed $(SEED))
 	.venv/bin/python -m tests.soak.losses $(if $(SEED),--seed $(SEED))
+	.venv/bin/python -m tests.soak.planted $(if $(SEED),--seed $(SEED))
 	.venv/bin/python -m tests.soak.openapi $(if $(SEED),--seed $(SEED))
 
 bench: install  ## measure, in ratios, beside what one would use instead

@@ -16,7 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from gateway import catalog, grants, levels, openapi, ops, subjects
+from gateway import catalog, grants, jobs, levels, openapi, ops, reports, subjects
 from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.batch import Batch
@@ -132,6 +132,7 @@ class Parts:
         self.admission = Admission(counters, store, Epochs(gateway.looking, store), shard_count)
         self.lookups = Lookups(counters, store, self.admission.epochs, shard_count)
         self.taking_back = TakingBack(self.admission, counters, self.lookups, store)
+        self.reports = reports.Reports(store, gateway.settings.key_pepper)
         self.keeping = Keeping(store, Spool(folder_of(store_id, gateway.settings.outage_dir)))
         self.outage = Outage(self.admission, self.keeping)
         self.settling = Settling(partial(ask_in_order, self.admission, counters), counters, store)
@@ -191,7 +192,13 @@ def routed(gateway: Gateway, parts: Parts) -> Litestar:
             subjects.write_subscription,
             grants.give_grant,
             levels.write_level,
+            reports.read_usage,
+            reports.read_statement,
+            reports.list_entries,
+            reports.list_periods,
             ops.read_reconciliation,
+            jobs.start_job,
+            jobs.read_job,
             ops.live,
             ops.ready,
             ops.exposition,
@@ -200,6 +207,7 @@ def routed(gateway: Gateway, parts: Parts) -> Litestar:
             "store": Provide(lambda: gateway.store, sync_to_thread=False),
             "counters": Provide(lambda: gateway.counters, sync_to_thread=False),
             "admission": Provide(lambda: parts.admission, sync_to_thread=False),
+            "reporting": Provide(lambda: parts.reports, sync_to_thread=False),
         },
         exception_handlers={Exception: to_problem},
         logging_config=None,

@@ -9,7 +9,9 @@ import msgspec
 from litestar import Request
 from litestar.openapi.plugins import JsonRenderPlugin
 
-from gateway import openapi_answers, openapi_bodies, openapi_hot, openapi_routed
+from gateway import openapi_answers, openapi_bodies, openapi_hot, openapi_jobs, openapi_reports, openapi_routed
+
+_PARTS = (openapi_bodies, openapi_answers, openapi_jobs, openapi_reports)
 
 
 class Document(JsonRenderPlugin):
@@ -26,7 +28,7 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
             openapi_routed.complete(path, method, operation)
     document["paths"] |= openapi_hot.paths()
     document["components"] = {
-        "schemas": openapi_bodies.schemas() | openapi_answers.schemas(),
+        "schemas": {name: schema for part in _PARTS for name, schema in part.schemas().items()},
         "securitySchemes": {"api_key": {"type": "http", "scheme": "bearer"}},
     }
     return document

@@ -1,10 +1,12 @@
 """What the OpenAPI document says of the routed resources, where Litestar cannot know it: names, answers, examples."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.openapi_answers import IDENTIFIER, Schema
 from gateway.openapi_parts import KEY, Answered, json_body, link, responses
+from gateway.openapi_reports import AT, OF_ENTRIES, OF_PERIODS, OF_USAGE, STREAMS
 from gateway.paging import DEFAULT_LIMIT, MAX_CURSOR_CHARACTERS, MAX_LIMIT
 
 Links = dict[str, Schema]
@@ -14,7 +16,12 @@ _OF_SUBJECT = {
     "subscription": link("ReadSubscription", "The plan that it is on", path={"subject": "/subject"}),
 }
 _FIRST_PLAN = {"plan": link("ReadPlan", "The lowest plan", path={"plan": "/items/0/plan"})}
-_EXAMPLES_IN_PATH = {"subject": "u_1", "plan": "pro", "metric": "connected_platforms"}
+_EXAMPLES_IN_PATH = {
+    "subject": "u_1",
+    "plan": "pro",
+    "metric": "connected_platforms",
+    "id": "00000000-0000-4000-8000-000000000000",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +37,7 @@ class Routed:
     examples: dict[str, Any] = field(default_factory=dict)
     has_key: bool = False
     is_paged: bool = False
+    query: Sequence[Schema] = ()
 
 
 _PAGING: list[Schema] = [
@@ -66,7 +74,15 @@ ROUTED = {
     ),
     ("/v1/plans", "get"): Routed("ListPlans", "Plans", _OF_READING, links=_FIRST_PLAN, is_paged=True),
     ("/v1/plans/{plan}", "get"): Routed("ReadPlan", "PlanWithLimits", (*_OF_READING, 404)),
-    ("/v1/subjects/{subject}/status", "get"): Routed("ReadStatus", "Status", _OF_READING),
+    ("/v1/subjects/{subject}/status", "get"): Routed("ReadStatus", "StatusNowOrThen", _OF_READING, query=[AT]),
+    ("/v1/subjects/{subject}/usage", "get"): Routed(
+        "ReadUsage", "Usage", (*_OF_READING, 404), is_paged=True, query=OF_USAGE
+    ),
+    ("/v1/subjects/{subject}/entries", "get"): Routed("ReadStatement", "Entries", _OF_READING, is_paged=True),
+    ("/v1/entries", "get"): Routed("ListEntries", "Entries", (*_OF_READING, 404), is_paged=True, query=OF_ENTRIES),
+    ("/v1/periods", "get"): Routed(
+        "ListPeriods", "SealedPeriods", (*_OF_READING, 404), is_paged=True, query=OF_PERIODS
+    ),
     ("/v1/subjects/{subject}/subscription", "get"): Routed("ReadSubscription", "Subscription", (*_OF_READING, 404)),
     ("/v1/subjects/{subject}/subscription", "put"): Routed(
         "WriteSubscription",
@@ -95,6 +111,24 @@ ROUTED = {
         examples={"counted": {"used": 1, "reason": "counted by hand"}},
     ),
     ("/v1/ops/reconciliation", "get"): Routed("ReadReconciliation", "Reconciliation", (*_OF_READING, 404)),
+    ("/v1/ops/jobs", "post"): Routed(
+        "StartJob",
+        "Job",
+        (*_OF_WRITING, 409),
+        202,
+        links={"job": link("ReadJob", "How far it is", path={"id": "/id"})},
+        body="JobRequest",
+        examples={
+            "verify everything": {"job": "verify"},
+            "what if": {
+                "job": "simulate",
+                "catalog": _CATALOG,
+                "from": "2026-11-01T00:00:00Z",
+                "to": "2026-12-01T00:00:00Z",
+            },
+        },
+    ),
+    ("/v1/ops/jobs/{id}", "get"): Routed("ReadJob", "Job", (*_OF_READING, 404)),
     ("/health/live", "get"): Routed("Live", "Liveness", ()),
     ("/health/ready", "get"): Routed("Ready", "Readiness", ()),
     ("/metrics", "get"): Routed("Metrics", "", ()),
@@ -112,11 +146,13 @@ def complete(path: str, method: str, operation: Schema) -> None:
     for parameter in operation.get("parameters", ()):
         if parameter["in"] == "path":
             parameter |= {"schema": IDENTIFIER, "example": _EXAMPLES_IN_PATH[parameter["name"]]}
-    added = [KEY] * routed.has_key + _PAGING * routed.is_paged
+    added = [KEY] * routed.has_key + _PAGING * routed.is_paged + list(routed.query)
     if added:
         operation["parameters"] = [*operation.get("parameters", ()), *added]
     if routed.body is not None:
         operation["requestBody"] = json_body(routed.body, routed.examples)
+    if path == "/v1/entries":
+        operation["responses"]["200"]["content"] |= STREAMS
     if path == "/health/ready":
         operation["responses"]["503"] = operation["responses"]["200"] | {"description": "Some part does not answer"}
     if path == "/metrics":

@@ -10,6 +10,8 @@ from litestar.params import FromPath, JSONBody
 from gateway.admission import Admission
 from gateway.answers import metric_document
 from gateway.bodies import SubscriptionRequest
+from gateway.report_queries import past_instant_in
+from gateway.reports import Reports
 from gateway.resources import StrictRequest, caller, from_path, ident_of
 from ledger import announcements, subscriptions
 from ledger.store import Store
@@ -31,11 +33,22 @@ def subscription_document(subscription: Subscription) -> dict[str, Any]:
     }
 
 
-@get("/v1/subjects/{subject:str}/status", opt={"scopes": ("read",)}, summary="Every metric of the subject now")
+@get(
+    "/v1/subjects/{subject:str}/status",
+    opt={"scopes": ("read",), "query": ("at",)},
+    summary="Every metric of the subject now, or its balances as they stood `at` an instant",
+)
 async def read_status(
-    request: StrictRequest, store: NamedDependency[Store], admission: NamedDependency[Admission], subject: FromPath[str]
+    request: StrictRequest,
+    store: NamedDependency[Store],
+    admission: NamedDependency[Admission],
+    reporting: NamedDependency[Reports],
+    subject: FromPath[str],
 ) -> dict[str, Any]:
     tenant, subject = caller(request).tenant, from_path(subject, "subject")
+    at_ms = past_instant_in(request.query_params, "at", admission.now_ms())
+    if at_ms is not None:
+        return await reporting.standing(tenant, subject, at_ms)
     subscription = await store.run(tenant, subscriptions.of_subject, tenant, subject)
     catalog, found = await admission.look(tenant, subject, ident_of(request))
     plan = plan_in_force(catalog, subscription)

@@ -1,4 +1,4 @@
-"""What Postgres says of accounts: balances of running periods and capped windows, seals, the balance at an entry."""
+"""What Postgres says of accounts: balances of running periods and capped windows, and seals."""
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from ledger.instants import from_timestamp, to_timestamp
-from quota.journal import Counter, Place
+from quota.journal import Place
 from quota.keys import AccountName
 from quota.periods import DAY_MS, Period, PeriodKind
 
@@ -179,43 +179,3 @@ def seals(connection: Connection, accounts: Sequence[AccountName]) -> dict[Accou
     """The place of the last entry that sealed a period, of those accounts that have one."""
     rows = connection.execute(_seals, names_of(accounts))
     return {AccountName(row.tenant, row.subject, row.metric): Place(row.epoch, row.n) for row in rows}
-
-
-# From the balance as it is now, the changes after the wanted entry are taken off again: few, while traffic goes on.
-_at_entry = text(
-    """
-    SELECT wanted.place, coalesce(b.used, 0) - coalesce((
-        SELECT sum(e.change) FROM entries e
-        WHERE (e.tenant, e.subject, e.metric) = (wanted.tenant, wanted.subject, wanted.metric)
-          AND (e.epoch, e.n) > (wanted.epoch, wanted.n)
-          AND (e.period_kind, e.period_start) = (wanted.kind, wanted.start)
-    ), 0) AS used
-    FROM unnest(CAST(:tenants AS text[]), CAST(:subjects AS text[]), CAST(:metrics AS text[]), CAST(:kinds AS text[]),
-                CAST(:starts AS timestamptz[]), CAST(:epochs AS bigint[]), CAST(:ns AS bigint[]))
-         WITH ORDINALITY AS wanted (tenant, subject, metric, kind, start, epoch, n, place)
-    LEFT JOIN balances b ON (b.tenant, b.subject, b.metric, b.period_kind, b.period_start)
-                          = (wanted.tenant, wanted.subject, wanted.metric, wanted.kind, wanted.start)
-    ORDER BY wanted.place
-    """
-)
-
-
-def used_at(connection: Connection, counters: Sequence[Counter]) -> list[int]:
-    """What the ledger says was used in each counter's period, up to and with the counter's own last entry.
-
-    The ledger must hold that entry already. A counter without one was provisioned when the ledger knew nothing of its
-    period, and was not moved since.
-    """
-    before_all = Place(0, 0)
-    places = [counter.entry or before_all for counter in counters]
-    rows = connection.execute(
-        _at_entry,
-        names_of([counter.account for counter in counters])
-        | {
-            "kinds": [counter.period_kind for counter in counters],
-            "starts": [to_timestamp(counter.period_start_ms) for counter in counters],
-            "epochs": [place.epoch for place in places],
-            "ns": [place.n for place in places],
-        },
-    )
-    return [int(row.used) for row in rows]

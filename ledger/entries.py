@@ -19,11 +19,13 @@ Unacceptable = (psycopg.DataError, psycopg.IntegrityError, DataError, IntegrityE
 
 # A bank statement's rule, line by line: the balance before (of the line above, or of the ledger) plus the change is
 # the balance after. Late entries state none, and those that the ledger has already were checked when they came first.
+# A `correct` follows from the ledger alone, whatever the line above stated, and changes nothing (decision 013).
 _wrong_arithmetic = text(
     """
     WITH statement AS (
-        SELECT s.shard, s.epoch, s.n, s.change, s.used_after, s.is_late,
-               coalesce(lag(s.used_after) OVER account, b.used, 0) AS used_before
+        SELECT s.shard, s.epoch, s.n, s.kind, s.change, s.used_after, s.is_late,
+               CASE WHEN s.kind = 'correct' THEN coalesce(b.used, 0) + CAST(sum(s.change) OVER account AS bigint)
+                    ELSE coalesce(lag(s.used_after) OVER account, b.used, 0) END AS used_before
         FROM staging s
         LEFT JOIN balances b USING (tenant, subject, metric, period_kind, period_start)
         WHERE b.n IS NULL OR (s.epoch, s.n) > (b.epoch, b.n)
@@ -32,7 +34,7 @@ _wrong_arithmetic = text(
         )
     )
     SELECT shard, epoch, n, used_before, change, used_after FROM statement
-    WHERE used_before + change <> used_after AND NOT is_late
+    WHERE (used_before + change <> used_after AND NOT is_late) OR (kind = 'correct' AND change <> 0)
     ORDER BY shard, epoch, n LIMIT 100
     """
 )

@@ -10,9 +10,14 @@ from ledger.instants import from_timestamp, to_timestamp
 from ledger.tables import incidents, reconciliations
 from quota.periods import to_rfc3339
 
+KEPT_DAYS = 90
+"""Long enough to see when something began, over a quarter of a year."""
+MAX_FORGOTTEN = 10_000
+
 
 class Drift(msgspec.Struct, frozen=True):
-    """A counter and the ledger that differ at the same entry."""
+    """A counter and the ledger that differ at the same entry. `what`: `used`, or one of the account's buckets (see
+    ledger/comparison.py); or `damaged` or `missing`, of an account that says nothing at all, and then the `reason`."""
 
     tenant: str
     subject: str
@@ -20,10 +25,16 @@ class Drift(msgspec.Struct, frozen=True):
     entry: str | None
     counter: int
     ledger: int
+    what: str = "used"
+    reason: str | None = None
 
 
 class Reconciliation(msgspec.Struct, frozen=True):
-    """One run: how many accounts were compared and what was found. Instants are Unix milliseconds."""
+    """One run: how many accounts were compared and what was found. Instants are Unix milliseconds.
+
+    `missing` accounts are not among the `drifted`; `corrected` are of both. `refusal` says why a run has corrected
+    nothing although it was asked to.
+    """
 
     run_id: int
     started_at_ms: int
@@ -35,6 +46,8 @@ class Reconciliation(msgspec.Struct, frozen=True):
     lag_ms: int
     incidents: int
     drifts: list[Drift]
+    missing: int = 0
+    refusal: str | None = None
 
     def to_document(self) -> dict[str, Any]:
         """As `GET /v1/ops/reconciliation` shows it: without the names of any tenant's subjects."""
@@ -63,6 +76,8 @@ def add(connection: Connection, run: Reconciliation) -> int:
         lag_ms=run.lag_ms,
         incidents=run.incidents,
         drifts=msgspec.to_builtins(run.drifts),
+        missing=run.missing,
+        refusal=run.refusal,
     )
     return int(connection.execute(query.returning(reconciliations.c.run_id)).scalar_one())
 
@@ -83,7 +98,26 @@ def last(connection: Connection) -> Reconciliation | None:
         row.lag_ms,
         row.incidents,
         msgspec.convert(row.drifts, list[Drift]),
+        row.missing,
+        row.refusal,
     )
+
+
+_forget = text(
+    """
+    DELETE FROM reconciliations WHERE run_id IN (
+        SELECT run_id FROM reconciliations
+        WHERE finished_at < now() - make_interval(days => :days)
+          AND run_id < (SELECT max(run_id) FROM reconciliations)
+        ORDER BY run_id LIMIT :most
+    )
+    """
+)
+
+
+def forget(connection: Connection) -> int:
+    """Forgets a bounded number of runs of long ago, never the last one; how many."""
+    return connection.execute(_forget, {"days": KEPT_DAYS, "most": MAX_FORGOTTEN}).rowcount
 
 
 def add_incidents(connection: Connection, shard: int, kind: str, details: Sequence[dict[str, Any]]) -> None:

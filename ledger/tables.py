@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from ledger import columns, link_table  # noqa: F401 - the table of links is one of these
+from ledger import columns, job_table, link_table  # noqa: F401 - their tables are of the schema as well
 from ledger.columns import account, claims, instant, numbers, optional_texts, period, place, texts
 
 metadata = columns.metadata
@@ -68,6 +68,12 @@ entries = Table(
     PrimaryKeyConstraint("shard", "epoch", "n", "occurred_at", name="an_entry_stands_at_one_place"),
     CheckConstraint("used_after >= 0 AND amount >= 0", name="an_entry_counts_no_negative_units"),
     Index("entries_by_account", "tenant", "subject", "metric", "epoch", "n"),
+    Index("entries_by_tenant", "tenant", "occurred_at", "shard", "epoch", "n"),
+    Index(
+        "late_entries_by_account",
+        *("tenant", "subject", "metric", "epoch", "n"),
+        postgresql_where=text("is_late"),
+    ),
     # They come in about the order of their instants, so this is a few pages however many there are.
     Index("entries_by_instant", "occurred_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
     Index(
@@ -245,6 +251,8 @@ reconciliations = Table(
     instant("finished_at"),
     *numbers("accounts", "drifted", "corrected", "undrained_entries", "lag_ms", "incidents"),
     Column("drifts", JSONB, nullable=False),
+    Column("missing", BigInteger, nullable=False, server_default=text("0")),
+    Column("refusal", Text),
 )
 
 # What the drain found that ought not to be: a gap, an entry whose arithmetic is wrong, one that cannot be read.

@@ -71,5 +71,9 @@ class Bulk:
                 if isinstance(reply, Exception) and not isinstance(reply, NoScriptError):
                     raise reply
                 # Of a script that was forgotten nothing had run.
-                replies.append(run(self._connection, call) if isinstance(reply, NoScriptError) else reply)
+                replies.append(_decoded(run(self._connection, call) if isinstance(reply, NoScriptError) else reply))
         return replies
+
+
+def _decoded(reply: Any) -> Any:
+    return [each.decode() for each in reply] if isinstance(reply, list) else reply.decode()

@@ -1,11 +1,11 @@
-"""The journal as the workers see it: each shard's stream of entries that wait for the ledger, and the counters.
+"""The journal as the workers see it: each shard's stream of entries that wait for the ledger.
 
 An entry has two fields. `line` is the script's: kind, instant, amount, change, used after it, its place among the
 entries of one receipt, what it refers to, the buckets and capped windows that it counts in, the account's key, and the
 account's window. `about` is the caller's JSON: everything that only people ask for.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,6 @@ from redis import Redis
 from quota import keys
 from quota.formats import NONE, Part, Window, number, parsed_cap_windows, parsed_parts
 from quota.keys import AccountName
-
-COUNTER_FIELDS = ("state", "rule", "window")
 
 
 class About(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -65,7 +63,9 @@ class Entry:
 
     `used_after` None: it was booked into a period that is over, and only the ledger knows that balance. `detail` is
     what it refers to: the place of the hold or entry that it settles or gives back, a hold's expiry, the cap that a
-    denial ran into, `sum:<n>` denials, `grant:<id>`; of a consume that leaves more used than the limit, `over:<n>`.
+    denial ran into, `sum:<n>` denials, `grant:<id>`; of a consume that leaves more used than the limit, `over:<n>`; of
+    a `correct`, which changes nothing in the ledger, `was:<n>`, and `,<cap>:<n>`: what the counter said before
+    (decision 013).
     """
 
     shard: int
@@ -83,18 +83,6 @@ class Entry:
     account: AccountName
     window: Window
     about: About
-
-
-@dataclass(frozen=True, slots=True)
-class Counter:
-    """What Redis says of one account, and at which entry it says so (None: nothing was journalled in this epoch)."""
-
-    shard: int
-    account: AccountName
-    used: int
-    period_kind: str
-    period_start_ms: int
-    entry: Place | None
 
 
 def parsed_entry(shard: int, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Entry:
@@ -130,6 +118,11 @@ class Journal:
 
     def __init__(self, connection: "Redis") -> None:
         self._connection = connection
+
+    @property
+    def connection(self) -> "Redis":
+        """For what is asked of the same Redis besides its journals."""
+        return self._connection
 
     def foreign(self, shards: Sequence[int], store: str) -> list[int]:
         """Those of the shards that belong to another ledger."""
@@ -187,32 +180,3 @@ class Journal:
         """Redis's clock, which is the one that counts."""
         seconds, microseconds = self._connection.time()
         return int(seconds) * 1000 + int(microseconds) // 1000
-
-    def counters(self, batch_size: int) -> Iterator[list[Counter]]:
-        """Every account's counter, in batches. Each counter is read in one step together with its last entry."""
-        batch: list[str] = []
-        for key in self._connection.scan_iter(match=keys.ACCOUNT_PATTERN, count=1000):
-            batch.append(key.decode())
-            if len(batch) >= batch_size:
-                yield self._counters(batch)
-                batch = []
-        if batch:
-            yield self._counters(batch)
-
-    def _counters(self, account_keys: Sequence[str]) -> list[Counter]:
-        pipeline = self._connection.pipeline(transaction=False)
-        for key in account_keys:
-            pipeline.hmget(key, COUNTER_FIELDS)
-        counters = []
-        for key, fields in zip(account_keys, pipeline.execute(), strict=True):
-            if fields[0] is None:
-                continue  # gone since the scan saw it
-            state, rule, window = (field.decode() for field in fields)
-            used, entry = state.split(" ")
-            place = None if entry == NONE else Place.parsed(entry)
-            if place is not None and place.epoch > int(rule.partition(" ")[0]):
-                raise ValueError(f"{key} stands at entry {entry}, which is of a later epoch than its own: {rule}")
-            shard, account = keys.account_of(key)
-            period = Window.parsed(window).period
-            counters.append(Counter(shard, account, int(used), period.kind, period.start_ms, place))
-        return counters

@@ -1,6 +1,6 @@
 """The rules of counting in plain Python: the specification that the scripts in `lua/` are held against, step by step.
 
-Nothing but tests runs it (tests/integration/test_model.py drives both side by side). One account, no network, no text
+Tests drive both side by side (tests/integration/test_model.py); simulations run it. One account, no network, no text
 formats, no speed. `now_ms` is Redis's clock. Windows come from the caller, because calendars are the caller's, and so
 does the roll: whoever asks rolls first when a window is over. How much a machine can hold (2^53 - 1 units charged by
 force, 1000 holds) is the scripts' affair.

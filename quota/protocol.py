@@ -183,6 +183,33 @@ def roll(shard: int, account_key: str, seen: Period, window: Window, caps: Seque
     )
 
 
+def correct(
+    shard: int,
+    account: keys.AccountName,
+    epoch: int,
+    entry: str,
+    *,
+    seen_used: int,
+    delta: int,
+    caps: Mapping[tuple[str, int], int],
+    about: bytes,
+) -> Call:
+    """`entry` and `seen_used` are what the account said when it was compared; `delta` is what it lacks, and `caps` what
+    its capped windows lack, by kind and start_ms."""
+    return Call(
+        "correct",
+        (keys.head(shard), keys.journal(shard), account.key(shard)),
+        (
+            epoch,
+            entry,
+            seen_used,
+            delta,
+            joined(f"{kind}:{start}:{lacks}" for (kind, start), lacks in caps.items()),
+            about,
+        ),
+    )
+
+
 def publish(shard: int, tenant: str, catalog_version: int, account_keys: Sequence[str] = ()) -> Call:
     return Call("publish", (keys.head(shard), *account_keys), (keys.catalog_field(tenant), catalog_version))
 

@@ -94,6 +94,12 @@ class Settings:
         _whole(1_000, 100_000_000), 5_000_000, "entries that may wait for the ledger before requests are refused"
     )
     reconcile_every_s: int = _setting(_whole(5, 86_400), 60, "seconds from one reconciliation to the next")
+    max_corrections: int = _setting(
+        _whole(0, 10_000), 100, "drifted accounts that a reconciliation corrects; when there are more, it corrects none"
+    )
+    max_drift_pct: int = _setting(
+        _whole(1, 100), 10, "percent of the accounts that may drift and be corrected, once ten of them do"
+    )
     outage_dir: str = _setting(
         _text,
         "",

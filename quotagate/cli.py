@@ -2,56 +2,21 @@
 
 import os
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 import click
 
-from quota.errors import QuotagateError
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-EXIT_FOUND = 1
-"""The command ran, and what it looked for is not as it should be: drift, an unsafe setting."""
-EXIT_FAILED = 2
-"""The command could not do its work; click uses the same for wrong usage."""
-
-
-def plainly(command: Callable[P, T]) -> Callable[P, T]:
-    """Errors that were foreseen end the command with their sentence, and without a stack trace."""
-
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        from quotagate.data_folder import DataInUseError
-        from quotagate.embedded import EmbeddedServerError
-        from quotagate.supervisor import PartError
-
-        try:
-            return command(*args, **kwargs)
-        except (QuotagateError, EmbeddedServerError, DataInUseError, PartError) as error:
-            for line in str(error).splitlines():
-                click.echo(f"quotagate: {line}", err=True)
-            sys.exit(EXIT_FAILED)
-
-    return run
-
-
-data_option = click.option(
-    "--data",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path(".data"),
-    show_default=True,
-    help="Folder of `quotagate up`; its stores are used where QUOTAGATE_*_URL are not set.",
-)
+from quotagate.ledger_commands import ledger
+from quotagate.plain_commands import EXIT_FOUND, data_option, plainly
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="quotagate")
 def main() -> None:
     """A Redis-first quota gateway with a Postgres ledger."""
+
+
+main.add_command(ledger)
 
 
 @main.command()
@@ -125,13 +90,22 @@ def doctor(data: Path, as_json: bool) -> None:
 
 @main.command()
 @data_option
+@click.option("--no-correct", "corrections", flag_value="none", help="Tell what differs and change nothing.")
+@click.option("--correct-all", "corrections", flag_value="all", help="Correct everything, however much it is.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @plainly
-def reconcile(data: Path, as_json: bool) -> None:
-    """Compare every counter with the ledger; exit 1 if any differs."""
+def reconcile(data: Path, corrections: str | None, as_json: bool) -> None:
+    """Compare every counter with the ledger, and correct what differs.
+
+    Corrects nothing when more than QUOTAGATE_MAX_CORRECTIONS accounts or QUOTAGATE_MAX_DRIFT_PCT percent of them drift,
+    or half of a shard in one direction: then something else is wrong.
+
+    Exit status: 0 nothing differs, 1 something differed (corrected or not), 2 it could not be done.
+    """
     from quotagate.operator import run_reconcile
 
-    sys.exit(EXIT_FOUND if run_reconcile(os.environ, data, as_json=as_json) else 0)
+    found = run_reconcile(os.environ, data, corrections=corrections or "guarded", as_json=as_json)
+    sys.exit(EXIT_FOUND if found else 0)
 
 
 @main.command()

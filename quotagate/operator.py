@@ -50,29 +50,40 @@ def stores(environment: Mapping[str, str], data: Path, *required: str) -> Settin
         raise Unsafe(f"{error}\nor start `quotagate up`, and name its folder with --data") from error
 
 
-def run_reconcile(environment: Mapping[str, str], data: Path, *, as_json: bool) -> int:
-    """Reconciles once; how many accounts drifted."""
+def run_reconcile(environment: Mapping[str, str], data: Path, *, corrections: str, as_json: bool) -> int:
+    """Reconciles once, with `none`, `guarded` or `all` corrections; how many accounts drifted or were missing."""
     settings = stores(environment, data, "redis_url", "database_url")
     from workers.context import open_context
+    from workers.reconcile import WHAT_TO_DO, Corrections
 
     held = open_context(settings)
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,} accounts"))
     with Progress(*columns, console=Console(stderr=True), disable=as_json or not sys.stderr.isatty()) as progress:
         task = progress.add_task("comparing", total=None)
-        run = held.reconcile.run_once(lambda compared: progress.update(task, completed=compared))
+        run = held.reconcile.run_once(
+            lambda compared: progress.update(task, completed=compared), Corrections(corrections)
+        )
+    found = run.drifted + run.missing
     if as_json:
-        print(json.dumps({**run.to_document(), "drifts": msgspec.to_builtins(run.drifts)}))
-        return run.drifted
+        more = {"missing": run.missing, "refusal": run.refusal, "drifts": msgspec.to_builtins(run.drifts)}
+        print(json.dumps({**run.to_document(), **more}))
+        return found
     print(
-        f"{run.accounts:,} accounts compared, {run.drifted:,} drifted, {run.undrained_entries:,} entries not in the "
-        f"ledger yet, lag {run.lag_ms} ms, {run.incidents:,} incidents"
+        f"{run.accounts:,} accounts compared, {run.drifted:,} drifted, {run.missing:,} missing, {run.corrected:,} "
+        f"corrected, {run.undrained_entries:,} entries not in the ledger yet, lag {run.lag_ms} ms, "
+        f"{run.incidents:,} incidents"
     )
     for drift in run.drifts:
-        print(
-            f"  {drift.tenant} {drift.subject} {drift.metric}: counter {drift.counter:,}, ledger {drift.ledger:,} "
-            f"at entry {drift.entry or '(none)'}"
-        )
-    return run.drifted
+        account = f"  {drift.tenant} {drift.subject} {drift.metric}"
+        if drift.reason is not None:
+            print(f"{account}: {drift.what}: {drift.reason}")
+        else:
+            what = "" if drift.what == "used" else f"{drift.what}: "
+            at = drift.entry or "(none)"
+            print(f"{account}: {what}counter {drift.counter:,}, ledger {drift.ledger:,} at entry {at}")
+    if run.refusal is not None:
+        print(f"{run.refusal}: {WHAT_TO_DO}")
+    return found
 
 
 def run_catalog_apply(

@@ -6,16 +6,19 @@ from dataclasses import dataclass, field
 from redis import Redis
 from sqlalchemy import Engine
 
-from ledger import outages, repeats, schema
+from ledger import jobs, outages, reconciliations, repeats, schema
 from ledger.store import ALL_TENANTS, connect, transaction
 from quota.errors import Unsafe
 from quota.journal import Journal
 from quota.settings import Settings
+from workers import asked_jobs
 from workers.announce import Announcer
 from workers.drain import Drain
+from workers.guard import Guard
 from workers.linking import Linking
 from workers.rebuild import Rebuild
 from workers.reconcile import Reconcile
+from workers.taking_up import TakingUp
 
 SOCKET_TIMEOUT_S = 5.0
 """Longer than any blocking read here; a server that hangs is noticed, and the job is run again."""
@@ -35,18 +38,21 @@ class Context:
     reconcile: Reconcile
     announcer: Announcer
     rebuild: Rebuild
+    taking_up: TakingUp
     linking: Linking
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def forget(self) -> int:
-        """Forgets idempotency keys that are past their time, and outages of long ago, in many small transactions; how
-        many rows."""
+        """Forgets idempotency keys that are past their time, and outages and reconciliations of long ago, in many small
+        transactions; how many rows."""
         forgotten = 0
         for _ in range(MAX_FORGETTINGS):
             with transaction(self.engine, ALL_TENANTS) as connection:
                 keys = repeats.forget(connection, self.settings.idempotency_ttl_s)
                 charges = outages.forget(connection)
-            forgotten += keys + charges
+                runs = reconciliations.forget(connection)
+                asked = jobs.forget(connection)
+            forgotten += keys + charges + runs + asked
             if max(keys, charges) < repeats.MAX_FORGOTTEN or self.stopping.is_set():
                 break
         return forgotten
@@ -71,15 +77,19 @@ def open_context(settings: Settings) -> Context:
     redis = Redis.from_url(settings.redis_url, socket_timeout=SOCKET_TIMEOUT_S)
     journal = Journal(redis)
     drain = Drain(journal, engine, settings.idempotency_ttl_s)
+    reconcile = Reconcile(journal, engine, drain, Guard(settings.max_corrections, settings.max_drift_pct))
+    rebuild, taking_up = Rebuild(redis, engine), TakingUp(engine)
+    taking_up.stepping |= asked_jobs.stepping(drain, reconcile, rebuild)
     return Context(
         settings,
         Redis.from_url(settings.effective_broker_url, socket_timeout=None),
         engine,
         journal,
         drain,
-        Reconcile(journal, engine, drain),
+        reconcile,
         Announcer(redis, engine),
-        Rebuild(redis, engine),
+        rebuild,
+        taking_up,
         Linking(engine),
     )
 

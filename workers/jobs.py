@@ -34,11 +34,14 @@ def watchdog() -> None:
 
 
 def reconcile() -> dict[str, int]:
-    """Compares every counter with the ledger."""
+    """Compares every counter with the ledger, and corrects what differs."""
     run = context().reconcile.run_once()
     metrics.drifted_accounts.set(run.drifted)
     metrics.compared_accounts.set(run.accounts)
-    return {"run_id": run.run_id, "accounts": run.accounts, "drifted": run.drifted}
+    metrics.missing_accounts.set(run.missing)
+    metrics.corrected_accounts.inc(run.corrected)
+    metrics.mass_drift.set(run.refusal is not None)
+    return {"run_id": run.run_id, "accounts": run.accounts, "drifted": run.drifted, "corrected": run.corrected}
 
 
 def link_entries() -> int:
@@ -51,13 +54,19 @@ def rebuild() -> int:
     return context().rebuild.run_once().accounts
 
 
+def take_up() -> int:
+    """Goes on with what people asked for."""
+    held = context()
+    return held.taking_up.run_once(stopping=held.stopping.is_set)
+
+
 def announce() -> int:
     """Tells Redis of changes that the gateway which made them did not live to tell."""
     return context().announcer.run_once()
 
 
 def forget() -> int:
-    """Forgets idempotency keys that are past their time, and outages of long ago."""
+    """Forgets idempotency keys that are past their time, and outages and reconciliations of long ago."""
     return context().forget()
 
 

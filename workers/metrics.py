@@ -19,6 +19,15 @@ compared_accounts = Gauge(
 drifted_accounts = Gauge(
     "quotagate_drifted_accounts", "Accounts that differed from the ledger in it.", multiprocess_mode="mostrecent"
 )
+missing_accounts = Gauge(
+    "quotagate_missing_accounts", "Accounts in it that Redis should have had.", multiprocess_mode="mostrecent"
+)
+corrected_accounts = Counter("quotagate_corrected_accounts_total", "Accounts that reconciliations have put right.")
+mass_drift = Gauge(
+    "quotagate_mass_drift",
+    "1 while reconciliations correct nothing, because too much has drifted; else 0.",
+    multiprocess_mode="mostrecent",
+)
 left_to_do = Gauge(
     "quotagate_left_to_do",
     "What an outage has left to do: let_through, lost_replies, take_backs; refused will never be done.",

@@ -131,4 +131,4 @@ class Rebuild:
             head = heads[shard_of[account]]
             found.append(Bringing(shard_of[account], head.epoch, head.fence, opening(account, now_ms, reading)))
         replies = self._bulk.run_all([protocol.provision(some) for some in batched(found, MAX_PROVISIONED)])
-        return Counter(word.decode().split(" ")[0] for reply in replies for word in reply)
+        return Counter(word.split(" ")[0] for reply in replies for word in reply)

@@ -102,8 +102,8 @@ def test_what_a_catalog_asks_for_and_is_not_applied_yet_is_told(make_tenant: Mak
 
 def test_a_query_parameter_that_a_route_does_not_know_is_refused(make_tenant: MakeTenant) -> None:
     tenant = make_tenant(CATALOG)
-    answer = tenant.client.get("/v1/subjects/u/status?at=2020-01-01T00:00:00Z")
-    assert (answer.status_code, answer.json()["field"]) == (400, "at")
+    answer = tenant.client.get("/v1/subjects/u/status?when=2020-01-01T00:00:00Z")
+    assert (answer.status_code, answer.json()["field"]) == (400, "when")
 
 
 class TestPlans:

@@ -228,8 +228,8 @@ def drift(pair: System) -> Drift:
         assert _consume(client, "tampered_1", 3).status_code == 200
         clean = pair.command("reconcile", *folder, check=False)
         with _tampered(pair, "tampered_1", 7):
-            told = pair.command("reconcile", *folder, check=False)
-            as_json = pair.command("reconcile", "--json", *folder, check=False)
+            told = pair.command("reconcile", "--no-correct", *folder, check=False)
+            as_json = pair.command("reconcile", "--no-correct", "--json", *folder, check=False)
             path = "/v1/ops/reconciliation"
             return Drift(clean, told, as_json, client.get(path), stranger.get(path))
 

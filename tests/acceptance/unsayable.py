@@ -11,6 +11,7 @@ from schemathesis.openapi.checks import RejectedPositiveData
 
 CODE = re.compile(r"[A-Z_]+\Z")
 REPEATABLE = {"Consume", "ConsumeBatch", "Refund", "Release", "Reserve", "Commit", "ReleaseReservation"}
+REPORTS = {"ReadUsage", "ReadStatement", "ListEntries", "ListPeriods"}
 CONTRADICTIONS = [
     r"no such metric; declare it",
     r"no such plan; write the name",
@@ -45,7 +46,14 @@ ROWS = [
     Unsayable({"GiveGrant"}, "expires_at lies in the past", "what time it is"),
     Unsayable({"GiveGrant", "WriteSubscription"}, "there is no such instant", "that an offset leads out of all years"),
     Unsayable({"WriteSubscription"}, "the catalog has no add-on", "what the catalog has"),
-    Unsayable({"ListPlans"}, "cursor is not one that this list has given out", "what was given out"),
+    Unsayable({"ListPlans", *REPORTS}, "cursor is not one that this list has given out", "what was given out"),
+    Unsayable(REPORTS, "from must lie before to", "an order of two parameters"),
+    Unsayable({"ReadUsage"}, "days apart at most", "a distance of two parameters"),
+    Unsayable({*REPORTS, "ReadStatus"}, "there is no such instant", "that an offset leads out of all years"),
+    Unsayable({*REPORTS, "ReadStatus"}, "an instant must lie in the years", "a range of instants"),
+    Unsayable({"ReadStatus"}, "at lies in the future", "what time it is"),
+    Unsayable({"StartJob"}, "from must lie before to", "an order of two members"),
+    Unsayable({"StartJob"}, "there is no such instant", "that an offset leads out of all years"),
 ]
 
 

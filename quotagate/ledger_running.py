@@ -1,0 +1,180 @@
+"""Runs a job of the ledger from a shell: the steps that a worker would take, with a bar that shows how far it is."""
+
+import json
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from sqlalchemy import Engine
+
+from ledger import jobs, replay_balances, schema
+from ledger.jobs import Job
+from ledger.replay_jobs import STEPPING
+from ledger.store import ALL_TENANTS, connect, transaction
+from quota.errors import Conflict, InvalidRequest, Unsafe
+from quota.identifiers import checked_identifier
+from quotagate.ledger_export import Output
+from quotagate.ledger_printing import Show
+from quotagate.operator import stores
+
+EXIT_STOPPED = 130
+"""As a shell has it of a command that Ctrl-C has ended."""
+MAX_STEPS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A job that is finished."""
+
+    job: Job
+    result: dict[str, Any]
+
+    def print_summary(self, *left_out: str) -> None:
+        """One JSON document: the job, and its result without what was printed before."""
+        result = {name: value for name, value in self.result.items() if name not in left_out}
+        click.echo(json.dumps({"id": self.job.id, "job": self.job.job, "result": result}))
+
+
+def run_job(
+    environment: Mapping[str, str],
+    data: Path,
+    name: str,
+    asked: dict[str, Any],
+    *,
+    resume: str | None,
+    is_quiet: bool,
+    show: Show = lambda _: None,
+    output: Output | None = None,
+) -> Done:
+    """Takes the job's steps until it is done; what each finds goes to `show` or `output`. Ctrl-C ends this process
+    after the step that is under way, and leaves the job where it is."""
+    engine = _engine(environment, data)
+    try:
+        job = _begun(engine, name, asked, resume)
+        if job.state == "done" and job.result is not None:
+            return Done(job, job.result)
+        with _bar(name, job.progress, is_quiet) as bar, _stopping() as stopping:
+            return Done(job, _steps(engine, job, bar, stopping, show=show, output=output))
+    finally:
+        engine.dispose()
+
+
+def _steps(
+    engine: Engine, job: Job, bar: "Bar", stopping: "Stopping", *, show: Show, output: Output | None
+) -> dict[str, Any]:
+    cursor = job.cursor
+    if output is not None:
+        output.begin((cursor or {}).get("written", 0))
+    for _ in range(MAX_STEPS):
+        if stopping.is_asked:
+            bar.stop()
+            click.echo(f"stopped; go on with: quotagate ledger {job.job} --resume {job.id}", err=True)
+            sys.exit(EXIT_STOPPED)
+        step = STEPPING[job.job](engine, job.arguments, cursor)
+        if output is None:
+            show(step.found)
+        else:
+            output.write(step.found, job.arguments["form"])
+        cursor = step.cursor | ({} if output is None else {"written": output.written})
+        bar.at(step.progress)
+        with transaction(engine, ALL_TENANTS) as connection:
+            if step.result is None:
+                is_ours = jobs.advance(connection, job, step.progress, cursor)
+            else:
+                is_ours = jobs.finish(connection, job, step.result)
+        if not is_ours:
+            raise Conflict(f"somebody else goes on with the job {job.id}")
+        if step.result is not None:
+            bar.at(1.0)
+            return step.result
+    raise AssertionError("no job has so many steps")
+
+
+def _begun(engine: Engine, name: str, asked: dict[str, Any], resume: str | None) -> Job:
+    with transaction(engine, ALL_TENANTS) as connection:
+        if resume is None:
+            # In one transaction, so that no worker sees it wait.
+            resume = jobs.add(connection, ALL_TENANTS, name, asked, "cli").id
+        job = jobs.take(connection, resume)
+    if job.job != name:
+        raise InvalidRequest(f"the job {job.id} is not one of {name}: quotagate ledger {job.job} --resume {job.id}")
+    if job.state == "failed":
+        raise Conflict(f"the job {job.id} has failed: {job.error}")
+    return job
+
+
+def balances_at(
+    environment: Mapping[str, str], data: Path, *, tenant: str, subject: str, metric: str | None, at_ms: int
+) -> list[dict[str, Any]]:
+    """How a subject's accounts stood at an instant, from entries alone."""
+    checked_identifier(tenant, "tenant")
+    checked_identifier(subject, "subject")
+    engine = _engine(environment, data)
+    with transaction(engine, tenant) as connection:
+        found = replay_balances.at_instant(connection, tenant, subject, metric, at_ms)
+    engine.dispose()
+    return list(found)
+
+
+def _engine(environment: Mapping[str, str], data: Path) -> Engine:
+    engine = connect(stores(environment, data, "database_url").database_url, pool_size=2)
+    with transaction(engine, ALL_TENANTS) as connection:
+        found = schema.complaints(connection)
+    if found:
+        raise Unsafe("\n".join(found))
+    return engine
+
+
+class Bar:
+    """How far it is, on a terminal's standard error."""
+
+    def __init__(self, progress: Progress, name: str) -> None:
+        self._progress = progress
+        self._task = progress.add_task(name, total=1.0)
+
+    def at(self, share: float) -> None:
+        self._progress.update(self._task, completed=share)
+
+    def stop(self) -> None:
+        self._progress.stop()
+
+
+@contextmanager
+def _bar(name: str, begins_at: float, is_quiet: bool) -> Iterator[Bar]:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    is_shown = not is_quiet and sys.stderr.isatty()
+    # What is printed meanwhile goes above the bar; but not where it goes to a file.
+    with Progress(*columns, console=console, disable=not is_shown, redirect_stdout=sys.stdout.isatty()) as progress:
+        bar = Bar(progress, name)
+        bar.at(begins_at)
+        yield bar
+
+
+class Stopping:
+    """Whether somebody has asked to stop."""
+
+    is_asked = False
+
+    def ask(self, _number: int, _frame: FrameType | None) -> None:
+        self.is_asked = True
+
+
+@contextmanager
+def _stopping() -> Iterator[Stopping]:
+    """Hears Ctrl-C and SIGTERM; a step is brought to its end first."""
+    stopping = Stopping()
+    former = {number: signal.signal(number, stopping.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopping
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

@@ -1,0 +1,47 @@
+"""What all commands share: how they end, and where they look for the stores."""
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import click
+
+from quota.errors import QuotagateError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+EXIT_FOUND = 1
+"""The command ran, and what it looked for is not as it should be: drift, an unsafe setting."""
+EXIT_FAILED = 2
+"""The command could not do its work; click uses the same for wrong usage."""
+
+
+def plainly(command: Callable[P, T]) -> Callable[P, T]:
+    """Errors that were foreseen end the command with their sentence, and without a stack trace."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        from quotagate.data_folder import DataInUseError
+        from quotagate.embedded import EmbeddedServerError
+        from quotagate.supervisor import PartError
+
+        try:
+            return command(*args, **kwargs)
+        except (QuotagateError, EmbeddedServerError, DataInUseError, PartError) as error:
+            for line in str(error).splitlines():
+                click.echo(f"quotagate: {line}", err=True)
+            sys.exit(EXIT_FAILED)
+
+    return run
+
+
+data_option = click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(".data"),
+    show_default=True,
+    help="Folder of `quotagate up`; its stores are used where QUOTAGATE_*_URL are not set.",
+)

@@ -1,0 +1,263 @@
+"""The ledger gone through again, from its entries alone: what is right is found right, what was changed is named."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import redis
+from sqlalchemy import NullPool, create_engine, text
+
+from bench.ledger import fill
+from ledger import replay, replay_balances, replay_verification
+from quota import protocol
+from quota.formats import CapState, GrantState
+from quota.periods import DAY_MS, Period, PeriodKind, period_at
+from quota.protocol import Charge, Mode
+from tests.conftest import Database
+from tests.integration.pipeline import Pipeline
+from tests.integration.replaying import go_back, through
+
+
+@pytest.fixture
+def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline]:
+    with Pipeline.on(connection, database) as pipeline:
+        yield pipeline
+
+
+def verified(pipeline: Pipeline, **arguments: Any) -> dict[str, Any]:
+    return through(pipeline, replay_verification.step, **arguments)[0]
+
+
+def differences(pipeline: Pipeline) -> list[tuple[str, str, int | None, int | None]]:
+    found = verified(pipeline)["differences"]
+    return [(each["what"], each["metric"], each["stated"], each["added_up"]) for each in found]
+
+
+def as_owner(database: Database, statement: str) -> None:
+    engine = create_engine(database.owner_url, poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.execute(text(statement))
+
+
+def rich_history(pipeline: Pipeline) -> None:
+    """Of everything that moves a balance: consumes, denials, holds, refunds, a grant, a cap, a level, a roll, and what
+    came after it for the period before."""
+    shard, now_ms = pipeline.clocked, pipeline.clocked.now_ms()
+    today = period_at(PeriodKind.DAY, now_ms)
+    pipeline.call(
+        lambda connection: connection.execute(
+            text(
+                "INSERT INTO grants (id, tenant, subject, metric, amount, priority, created_by) "
+                "OVERRIDING SYSTEM VALUE VALUES (7, 't', 'u', 'n', 20, 0, 'test')"
+            )
+        )
+    )
+    window = Period(PeriodKind.MONTH, now_ms - DAY_MS, now_ms + 30_000)
+    shard.open("m", limit=30, caps=(CapState(today, 25),), period=window)
+    shard.open("n", limit=3, grants=(GrantState(7, 0, None, 20),), period=window)
+    charges = (Charge(shard.key("m"), 4), Charge(shard.key("n"), 5))
+    shard.consume(shard.step(1, charges=charges), shard.step(10), shard.step(10), shard.step(99))
+    (taken, *_) = [each for each in shard.entries() if each.kind == "consume" and each.account.metric == "m"]
+    shard.refund(taken, 3)
+    kept, given_back, late = shard.hold(2), shard.hold(1), shard.hold(1)
+    shard.do(Mode.COMMIT, (None, kept))
+    shard.do(Mode.RELEASE, (None, given_back))
+    pipeline.drained()
+    shard.roll(window, CapState(period_at(PeriodKind.DAY, now_ms + 30_000), 25))
+    shard.do(Mode.COMMIT, (None, late))
+    shard.consume(shard.step(1))
+    pipeline.drained()
+
+
+class TestVerification:
+    def test_an_empty_ledger_has_nothing_that_differs(self, pipeline: Pipeline) -> None:
+        assert verified(pipeline) == {"accounts": 0, "entries": 0, "balances": 0, "differing": 0, "differences": []}
+
+    def test_everything_that_moves_a_balance_is_found_right(self, pipeline: Pipeline) -> None:
+        rich_history(pipeline)
+        kinds = {kind for (kind,) in pipeline.rows("SELECT DISTINCT kind FROM entries")}
+        assert kinds >= {"consume", "denied", "refund", "hold", "commit", "release", "close", "grant", "warned"}
+        assert pipeline.rows("SELECT count(*) FROM entries WHERE is_late") == [(1,)]
+        assert pipeline.rows("SELECT count(*) > 0 FROM cap_balances") == [(True,)]
+        assert pipeline.rows("SELECT used FROM grant_balances") == [(2,)]
+        ((entries,),) = pipeline.rows("SELECT count(*) FROM entries")
+        ((balances,),) = pipeline.rows("SELECT count(*) FROM balances")
+        figures = {"accounts": 2, "entries": entries, "balances": balances, "differing": 0, "differences": []}
+        assert verified(pipeline) == figures
+        assert verified(pipeline, step_entries=1) == figures
+        assert verified(pipeline, tenant="t", subject="u") == figures
+        assert verified(pipeline, tenant="t", subject="v")["entries"] == 0
+
+    @pytest.mark.parametrize(
+        ("change", "found"),
+        [
+            ("UPDATE entries SET used_after = used_after + 1 WHERE n = 1", [("line", "m", 3, 2)]),
+            ("UPDATE entries SET change = change + 1 WHERE n = 3", [("line", "m", 8, 9), ("balance", "m", 8, 9)]),
+            ("DELETE FROM entries WHERE n = 1", [("line", "m", 4, 3), ("balance", "m", 8, 7)]),
+            ("DELETE FROM entries", [("balance", "m", 8, None)]),
+            ("UPDATE balances SET used = 7", [("balance", "m", 7, 8)]),
+            ("UPDATE balances SET n = 2", [("balance", "m", 8, 8)]),
+            ("DELETE FROM balances", [("balance", "m", None, 8)]),
+        ],
+    )
+    def test_what_an_owner_changes_is_named(
+        self, pipeline: Pipeline, database: Database, change: str, found: list[Any]
+    ) -> None:
+        pipeline.shard.open(limit=None).consume(*(pipeline.shard.step(n) for n in (1, 1, 2, 4)))
+        pipeline.drained()
+        assert differences(pipeline) == []
+        as_owner(database, change)
+        assert differences(pipeline) == found
+
+    def test_a_balance_of_a_cap_and_of_a_grant_are_compared(self, pipeline: Pipeline, database: Database) -> None:
+        rich_history(pipeline)
+        as_owner(database, "UPDATE cap_balances SET used = used + 1")
+        as_owner(database, "UPDATE grant_balances SET used = used + 1")
+        assert [each[:2] for each in differences(pipeline)] == [("cap", "m"), ("grant", "n")]
+        (_, grant) = verified(pipeline)["differences"]
+        assert (grant["grant"], grant["stated"], grant["added_up"]) == ("7", 3, 2)
+
+    def test_the_account_its_period_and_the_entry_are_told(self, pipeline: Pipeline, database: Database) -> None:
+        pipeline.shard.open(limit=None).consume(*[pipeline.shard.step(1)] * 3)
+        pipeline.drained()
+        as_owner(database, "UPDATE entries SET used_after = 9 WHERE n = 2")
+        (found,) = verified(pipeline)["differences"]
+        assert found.pop("period_start").endswith("T00:00:00Z")
+        account = {"tenant": "t", "subject": "u", "metric": "m", "period_kind": "month"}
+        assert found == account | {"what": "line", "entry": "3.1-2", "stated": 9, "added_up": 3, "told": False}
+
+    def test_a_line_that_an_incident_tells_of_says_so(self, pipeline: Pipeline) -> None:
+        pipeline.shard.open(limit=None).consume(pipeline.shard.step(1))
+        pipeline.tamper(by=5)
+        pipeline.shard.consume(pipeline.shard.step(1), pipeline.shard.step(1))
+        pipeline.drained()
+        assert [kind for _, kind, _ in pipeline.incidents()] == ["arithmetic"]
+        (found,) = verified(pipeline)["differences"]
+        assert (found["entry"], found["stated"], found["added_up"], found["told"]) == ("3.1-1", 7, 2, True)
+
+    @pytest.mark.parametrize(("corrected", "wrong"), [(2, ["3.1-1"]), (7, ["3.1-1", "3.1-2"])])
+    def test_a_correction_states_the_sum_and_not_what_follows(
+        self, pipeline: Pipeline, corrected: int, wrong: list[str]
+    ) -> None:
+        pipeline.shard.run(protocol.begin_epoch(3, 1, ""))
+        for words in ("consume 1 1 1", "consume 1 1 7", f"correct 5 0 {corrected}", f"consume 1 1 {corrected + 1}"):
+            kind, *figures = words.split(" ")
+            pipeline.put(f"{kind} {{now}} {' '.join(figures)} 1 1 - - - {{account}} {{window}}")
+        pipeline.drained()
+        assert [each["entry"] for each in verified(pipeline)["differences"]] == wrong
+
+    def test_only_the_subjects_of_the_tenant_that_asked_are_named(self, pipeline: Pipeline, database: Database) -> None:
+        pipeline.shard.open(limit=None).consume(pipeline.shard.step(1))
+        pipeline.drained()
+        as_owner(database, "UPDATE balances SET used = 7")
+        assert (
+            verified(pipeline, names_of="t")["differing"] == len(verified(pipeline, names_of="t")["differences"]) == 1
+        )
+        other = verified(pipeline, names_of="other")
+        assert (other["differing"], other["differences"]) == (1, [])
+        assert verified(pipeline, tenant="other")["differing"] == 0
+
+    def test_each_step_begins_where_the_last_one_ended(self, pipeline: Pipeline, database: Database) -> None:
+        shard = pipeline.shard
+        for number in range(20):
+            metric = f"m{number:02}"
+            shard.open(metric, limit=None).consume(*[shard.step(1, metric=metric)] * 5)
+        pipeline.drained()
+        as_owner(database, "UPDATE balances SET used = 6 WHERE metric IN ('m03', 'm19')")
+        result, _, steps = through(pipeline, replay_verification.step, step_entries=10)
+        assert (result["entries"], result["accounts"], result["differing"], steps > 5) == (100, 20, 2, True)
+
+
+class TestForksAndEpochs:
+    def begin_again(self, pipeline: Pipeline, used: int) -> None:
+        """The next epoch, provisioned with what the ledger knows."""
+        pipeline.connection.flushall()
+        shard = pipeline.shard
+        pipeline.shard.run(protocol.begin_epoch(3, 2, ""))
+        assert shard.provision(shard.opening(limit=None, used=used), epoch=2) == "provisioned"
+        shard.consume(shard.step(1), shard.step(2))
+        pipeline.drained()
+
+    def test_the_lines_of_a_fork_are_no_differences_and_the_next_epoch_follows(self, pipeline: Pipeline) -> None:
+        go_back(pipeline)
+        self.begin_again(pipeline, used=103)
+        assert pipeline.balances() == {("m", "month"): 106}
+        assert [kind for _, kind, _ in pipeline.incidents() if kind != "arithmetic"] == ["fork"]
+        result = verified(pipeline)
+        assert (result["entries"], result["differing"]) == (9, 0)
+
+    def test_a_wrong_line_before_a_fork_and_after_it_is_still_found(
+        self, pipeline: Pipeline, database: Database
+    ) -> None:
+        go_back(pipeline)
+        self.begin_again(pipeline, used=103)
+        as_owner(database, "UPDATE entries SET used_after = used_after + 5 WHERE (epoch, n) IN ((1, 0), (2, 1))")
+        places = [each["entry"] for each in verified(pipeline)["differences"] if each["what"] == "line"]
+        assert places == ["3.1-0", "3.2-1"]
+
+    def test_a_balance_that_leaves_a_fork_out_is_found(self, pipeline: Pipeline, database: Database) -> None:
+        go_back(pipeline)
+        as_owner(database, "UPDATE balances SET used = 3")
+        assert differences(pipeline) == [("balance", "m", 3, 103)]
+
+    def test_what_redis_has_lost_is_no_difference(self, pipeline: Pipeline) -> None:
+        shard = pipeline.shard.open(limit=None)
+        shard.consume(shard.step(5))
+        pipeline.drained()
+        shard.consume(shard.step(7))
+        self.begin_again(pipeline, used=5)
+        assert pipeline.balances() == {("m", "month"): 8}
+        assert differences(pipeline) == []
+
+
+class TestBalances:
+    def test_they_are_those_that_the_ledger_has(self, pipeline: Pipeline) -> None:
+        rich_history(pipeline)
+        at_ms = pipeline.clocked.now_ms() + DAY_MS
+        result, found, steps = through(pipeline, replay_balances.step, at_ms=at_ms, step_entries=1)
+        known = pipeline.rows(
+            "SELECT metric, used, shard || '.' || epoch || '-' || n FROM balances ORDER BY 1, period_start"
+        )
+        assert [(each["metric"], each["used"], each["last_entry"]) for each in found] == known
+        assert (result["balances"], result["used"], steps) == (len(known), sum(used for _, used, _ in known), 2)
+
+    def test_at_an_instant_what_came_later_is_left_out(self, pipeline: Pipeline) -> None:
+        shard = pipeline.clocked.open(limit=100)
+        shard.consume(shard.step(5))
+        held_at_ms = shard.now_ms()
+        hold = shard.hold(8, ttl_ms=10_000)
+        shard.step_clock(1_000)
+        shard.do(Mode.COMMIT, (6, hold))
+        shard.hold(3, ttl_ms=2_000)
+        pipeline.drained()
+
+        def at(ms: int) -> list[tuple[int, int]]:
+            found = pipeline.call(replay_balances.at_instant, "t", "u", "m", held_at_ms + ms)
+            return [(each["used"], each["held"]) for each in found]
+
+        assert [at(ms) for ms in (-1, 0, 999, 1_000, 2_999, 3_000)] == [
+            *([], [(5, 8)], [(5, 8)]),
+            *([(11, 3)], [(11, 3)], [(11, 0)]),
+        ]
+
+    def test_each_period_has_its_own(self, pipeline: Pipeline) -> None:
+        rich_history(pipeline)
+        end_ms = pipeline.clocked.now_ms()
+        (before,) = pipeline.call(replay_balances.at_instant, "t", "u", "m", end_ms - 1)
+        (after,) = pipeline.call(replay_balances.at_instant, "t", "u", "m", end_ms)
+        assert (before["used"], after["used"]) == (23, 1)
+
+
+def test_a_step_reads_its_own_accounts_and_not_the_whole_ledger(pipeline: Pipeline, database: Database) -> None:
+    """Where one tenant has everything, the planner takes a stretch of accounts for a third of the table."""
+    fill(database.owner_url.replace("+psycopg", "", 1), 20_000, 2_000)
+    with replay.snapshot(pipeline.engine, None) as connection:
+        span = replay.whole(connection, None, None)
+        assert span is not None
+        parameters = replay.first_part(connection, span, 100).parameters() | {"most": 10, "at": datetime.now(UTC)}
+        for statement in (replay_verification._lines, replay_verification._caps, replay_balances._balances):
+            lines = [row[0] for row in connection.execute(text("EXPLAIN " + statement.text), parameters)]
+            scans = [line for line in lines if "Scan" in line and " entries_" in line]
+            assert scans
+            assert [line for line in scans if "_tenant_subject_metric_epoch_n_" not in line] == []
