@@ -85,15 +85,21 @@ class Looks:
         await begin_where_lost(self._looking, self._store, told, found)
         if await self._looking.name() == name:
             self._lives.may_be_used(name)
-        await self._tell_of_losses()
+        await self._tell_of_losses(found)
 
-    async def _tell_of_losses(self) -> None:
+    async def _tell_of_losses(self, found: Mapping[int, Standing]) -> None:
         """What callers were told and the ledger has not got, once an epoch has ended and its journal is drained."""
         acknowledged = self._counters.acknowledged
-        for shard, epoch in acknowledged.ended().items():
+        running = {shard: each.epoch for shard, each in found.items() if each.epoch is not None}
+        ended = acknowledged.ended(running)
+        known = await self._store.run(ALL_TENANTS, shards.standings, list(ended)) if ended else {}
+        for shard, epoch in ended.items():
+            if found[shard].waiting and known[shard][1].epoch <= epoch:
+                continue  # the journal still has some of it
             told = list(acknowledged.of_epoch(shard, epoch))
             if told:
                 await self._store.run(ALL_TENANTS, losses.tell_of_lost, shard, epoch, told)
+            acknowledged.settle(shard, running[shard])
 
 
 async def begin_where_lost(

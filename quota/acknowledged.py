@@ -1,7 +1,7 @@
 """What this process has told its callers of late: only whoever told them knows what was lost with Redis."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from quota.journal import Place
@@ -34,7 +34,7 @@ class Acknowledged:
         self._last: dict[int, Place] = {}
         # Tuples of plain values, of which the garbage collector takes no notice.
         self._recent: deque[tuple[int, int, int, int, tuple[tuple[str, int | None], ...]]] = deque(maxlen=MAX_RECENT)
-        self._ended: dict[int, int] = {}
+        self._unsettled: dict[int, int] = {}
 
     def heard(self, shard: int, reply: Reply) -> None:
         """Keeps in mind what a caller is told."""
@@ -43,9 +43,8 @@ class Acknowledged:
         last = self._last.get(shard)
         place = Place(reply.epoch, reply.first_n + len(reply.accounts) - 1)
         if last is None or place > last:
-            if last is not None and last.epoch < place.epoch:
-                self._ended[shard] = last.epoch
             self._last[shard] = place
+        self._unsettled.setdefault(shard, place.epoch)
         charges = tuple((each.account_key, each.amount) for each in reply.accounts)
         self._recent.append((shard, reply.epoch, reply.first_n, reply.now_ms, charges))
 
@@ -53,10 +52,13 @@ class Acknowledged:
         """The last place that a caller was told of."""
         return self._last.get(shard, Place(0, 0))
 
-    def ended(self) -> dict[int, int]:
-        """The shards in which an epoch has ended since this was asked last, and which."""
-        found, self._ended = self._ended, {}
-        return found
+    def ended(self, epochs: Mapping[int, int]) -> dict[int, int]:
+        """The shards in which an epoch has ended that callers were told of, and which; `epochs` are those that run."""
+        return {shard: epoch for shard, epoch in self._unsettled.items() if shard in epochs and epoch < epochs[shard]}
+
+    def settle(self, shard: int, epoch: int) -> None:
+        """Says that what was lost before this epoch, which runs, is known."""
+        self._unsettled[shard] = epoch
 
     def of_epoch(self, shard: int, epoch: int) -> Iterator[Told]:
         """The entries of an epoch that callers were told of, as far as they are kept in mind."""

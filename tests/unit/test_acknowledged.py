@@ -43,9 +43,12 @@ def test_what_was_not_charged_now_is_not_kept(reply: Reply) -> None:
 
 
 def test_an_epoch_that_ended_is_told_once() -> None:
-    held = told(REPLY, replace(REPLY, epoch=4, first_n=0))
-    assert (held.ended(), held.ended()) == ({3: 2}, {})
-    assert told(REPLY).ended() == {}
+    """Also when nobody has asked for anything of that shard since."""
+    held = told(REPLY)
+    assert (held.ended({3: 2}), held.ended({4: 9}), held.ended({3: 4})) == ({}, {}, {3: 2})
+    held.settle(3, 4)
+    held.heard(3, replace(REPLY, epoch=4, first_n=0))
+    assert (held.ended({3: 4}), held.ended({3: 5})) == ({}, {3: 4})
 
 
 def test_only_the_latest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
