@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy import Connection, Row, bindparam, text
 
 from ledger.claims import claiming
-from ledger.tables import lost_replies, outage_charges
+from ledger.outage_tables import lost_replies, outage_charges
 from quota.identifiers import IDENTIFIER_PATTERN, MAX_AMOUNT
 from quota.periods import LATEST_MS
 from quota.settings import MAX_SHARDS

@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from ledger import columns, job_table, link_table  # noqa: F401 - their tables are of the schema as well
+from ledger import columns, job_table, link_table, outage_tables, sealed_table  # noqa: F401 - of the schema as well
 from ledger.columns import account, claims, instant, numbers, optional_texts, period, place, texts
 
 metadata = columns.metadata
@@ -94,9 +94,11 @@ balances = Table(
     Column("plan", Text),
     Column("used", BigInteger, nullable=False),
     *place(),
+    Column("is_sealed", Boolean, nullable=False, server_default=false()),
     PrimaryKeyConstraint(
         "tenant", "subject", "metric", "period_kind", "period_start", name="an_account_has_one_balance_a_period"
     ),
+    Index("balances_to_seal", "period_end", postgresql_where=text("NOT is_sealed AND period_end IS NOT NULL")),
 )
 
 # What the capped windows inside the periods have used up.
@@ -112,6 +114,7 @@ cap_balances = Table(
 )
 
 # `journalled` once the journal's entry of it is here: Redis has heard of it. `expiry_journalled`: of its end, too.
+# `is_swept`: the reset has seen to its end.
 grants = Table(
     "grants",
     metadata,
@@ -126,9 +129,11 @@ grants = Table(
     Column("idempotency_key", Text),
     Column("journalled", Boolean, nullable=False, server_default=false()),
     Column("expiry_journalled", Boolean, nullable=False, server_default=false()),
+    Column("is_swept", Boolean, nullable=False, server_default=false()),
     CheckConstraint("amount >= 0", name="a_grant_takes_nothing_away"),
     Index("grants_by_account", "tenant", "subject", "metric"),
     Index("a_key_gives_one_grant", "tenant", "subject", "idempotency_key", unique=True),
+    Index("grants_to_sweep", "expires_at", postgresql_where=text("NOT is_swept AND expires_at IS NOT NULL")),
 )
 
 grant_balances = Table(
@@ -215,7 +220,11 @@ subscriptions = Table(
     Column("add_ons", JSONB, nullable=False, server_default=text("'{}'")),
     instant("changed_at", now=True),
     Column("changed_by", Text, nullable=False),
+    Column("scheduled", JSONB),
+    instant("scheduled_at", nullable=True),
     PrimaryKeyConstraint("tenant", "subject", name="a_subject_has_one_subscription"),
+    CheckConstraint("(scheduled IS NULL) = (scheduled_at IS NULL)", name="a_change_is_scheduled_for_an_instant"),
+    Index("subscriptions_that_change", "scheduled_at", postgresql_where=text("scheduled_at IS NOT NULL")),
     CheckConstraint(
         "status IN ('active', 'trialing', 'past_due', 'canceled', 'paused')", name="a_subscription_has_a_known_status"
     ),
@@ -264,33 +273,4 @@ incidents = Table(
     Column("shard", Integer, nullable=False),
     Column("kind", Text, nullable=False),
     Column("detail", JSONB, nullable=False),
-)
-
-# What was let through while the counters were away. A row stays when it was charged, so that this is seen.
-outage_charges = Table(
-    "outage_charges",
-    metadata,
-    Column("id", Uuid, primary_key=True),
-    *texts("tenant", "subject"),
-    Column("document", JSONB, nullable=False),
-    instant("kept_at", now=True),
-    instant("settled_at", nullable=True),
-    Column("refusal", Text),
-    *claims(),
-    Index("outage_charges_that_wait", "next_try_at", postgresql_where=text("settled_at IS NULL")),
-    Index("outage_charges_by_age", "settled_at"),
-    Index("outage_charges_that_were_refused", "kept_at", postgresql_where=text("refusal IS NOT NULL")),
-)
-
-# Steps whose outcome nobody heard, until whatever they charged is taken back.
-lost_replies = Table(
-    "lost_replies",
-    metadata,
-    Column("id", Uuid, primary_key=True),
-    Column("tenant", Text, nullable=False),
-    Column("document", JSONB, nullable=False),
-    Column("until_ms", BigInteger, nullable=False),
-    instant("noted_at", now=True),
-    *claims(),
-    Index("lost_replies_that_wait", "next_try_at"),
 )
