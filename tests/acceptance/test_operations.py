@@ -316,6 +316,15 @@ def _metrics(system: System) -> str:
     return httpx.get(f"{system.urls['gateway']}/metrics").text
 
 
+def test_a_key_that_the_command_made_has_the_scopes_that_were_named_and_no_other(system: System) -> None:
+    words = ("key", "create", "--tenant", "by-command", "--scope", "read", "--json", "--data", str(system.data))
+    made = json.loads(system.command(*words).stdout)
+    assert made["scopes"] == ["read"] and made["tenant"] == "by-command"
+    with system.client(made["secret"]) as client:
+        assert client.get("/v1/plans").status_code == 200
+        assert client.post("/v1/check", json={"subject": "u_1", "metric": "m"}).status_code == 403
+
+
 def test_a_catalog_file_is_compared_then_applied(system: System, make_tenant: MakeTenant, tmp_path: Path) -> None:
     tenant = make_tenant("credits")
     assert tenant.consume("u_1", "credits", 36).status_code == 429
