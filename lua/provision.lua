@@ -4,10 +4,11 @@
 --
 -- KEYS: head, journal, account, then those of any number of other accounts
 -- ARGV: epoch, fence, catalog_field, catalog_version, ttl_ms, on_window, limit, enforcement, nature, until, window,
---       caps, grants, journalled_grant, used, entry, seal, cut, holds, then those of the others
+--       caps, rollover, grants, journalled_grant, used, entry, seal, cut, holds, then those of the others
 --   `ttl_ms` is 0 for an account that stays, even when it has no units; another goes if its last entry is `entry`
 --   `on_window` is keep when a living account keeps the window it has: a subject that has lost its plan, say; else open
 --   `until` is the instant at which these terms end by themselves, or -
+--   `rollover` is how many units may go on into the next period, or nothing
 --   `window`, `caps` and `grants` are as in the account's hash; a living account takes from them what it has not got
 --   `journalled_grant` is the id of the newest grant that has an entry, and with all that follows the ledger's word,
 --   for an account that does not live: `entry` and `seal` are places; `cut` the window in which `used` was counted,
@@ -17,7 +18,7 @@
 --   failed <reason>: the journal refuses; nothing of this account was changed
 local head_key, journal_key, account_key = KEYS[1], KEYS[2], KEYS[3]
 local epoch, fence, catalog_field, catalog_version, ttl_ms, on_window, limit, enforcement, nature, till, window, caps,
-  grants, journalled_grant, used, entry, seal, cut, holds = unpack(ARGV)
+  rollover, grants, journalled_grant, used, entry, seal, cut, holds = unpack(ARGV)
 local ACCOUNT_KEYS = 3
 local ACCOUNT_ARGUMENTS = ACCOUNT_KEYS * #ARGV / #KEYS
 
@@ -34,7 +35,8 @@ local function from_ledger()
   local account = { key = account_key, is_new = true, found = {}, used = tonumber(used), entry = entry, held = 0,
     hold_count = 0, first_expiry = NEVER, hold_changes = {}, holds = {}, grants = parsed_grants(grants),
     caps = parsed_caps(caps), expired_ms = 0, warned = 0, denials = '', seal = seal, sealed = '',
-    newest_grant = journalled_grant, limit = tonumber(limit), enforcement = enforcement, nature = nature }
+    newest_grant = journalled_grant, limit = tonumber(limit), enforcement = enforcement, nature = nature,
+    rollover = rollover }
   for _, name in ipairs(OPTIONAL) do account.found[name] = '' end
   set_window(account, cut ~= '' and cut or window)
   for place, text in string.gmatch(holds, '(%S+) ([^\n]+)') do
@@ -76,6 +78,7 @@ local function same_window(account)
   return start == new_start and kind == new_kind
 end
 
+-- True when it has closed a period that was over, and opened the one that holds now.
 local function enter_window(account)
   local is_over = account.period_end and now_ms >= account.period_end
   local new_end = tonumber(string.match(window, '^%S+ (%S+)')) or NEVER
@@ -91,12 +94,13 @@ local function enter_window(account)
     set_window(account, table.concat({ bounds, plan, kind_and_anchor, levels }, ' '))
     return
   end
-  if is_over then close(account) else let_go(account, now_ms) end
+  if is_over then close(account, window) else let_go(account, now_ms) end
   local counted_from = math.max(0, math.min(account.counted_from or NEVER, tonumber(account.start)))
   if not is_over and account.used > 0 and not same_window(account) then hand_on(account) end
   set_window(account, window)
   account.counted_from = not is_over and counted_from < tonumber(account.start) and counted_from or nil
   if is_over then let_go(account, now_ms) end
+  return is_over
 end
 
 local function enter_caps(account)
@@ -137,7 +141,11 @@ local function provision()
   end
 
   local limit_before = NEVER
-  enter_window(account)
+  local has_opened = enter_window(account)
+  -- A period that nothing is known of is opened, too, when something of it will go on.
+  local is_first = account.found.rollover == '' and (not account.is_new or account.entry == '-')
+  account.rollover = rollover
+  if has_opened or is_first then open(account) end
   if not account.is_new then
     limit_before = effective_limit(account) or NEVER
     enter_caps(account)
@@ -167,7 +175,7 @@ for place = 1, #KEYS / ACCOUNT_KEYS do
   local last = place * ACCOUNT_ARGUMENTS
   head_key, journal_key, account_key = unpack(KEYS, (place - 1) * ACCOUNT_KEYS + 1, place * ACCOUNT_KEYS)
   epoch, fence, catalog_field, catalog_version, ttl_ms, on_window, limit, enforcement, nature, till, window, caps,
-    grants, journalled_grant, used, entry, seal, cut, holds = unpack(ARGV, last - ACCOUNT_ARGUMENTS + 1, last)
+    rollover, grants, journalled_grant, used, entry, seal, cut, holds = unpack(ARGV, last - ACCOUNT_ARGUMENTS + 1, last)
   entries = {}
   replies[place] = provision()
 end

@@ -24,8 +24,9 @@ if not epoch or not account or account.epoch ~= epoch or digits(account.period_e
 
 local function open_windows()
   local is_over = account.period_end and now_ms >= account.period_end
+  local was_over = is_over
   if is_over then
-    close(account)
+    close(account, window)
     set_window(account, window)
   end
   for _, next_cap in ipairs(parsed_caps(caps)) do
@@ -37,6 +38,7 @@ local function open_windows()
     end
   end
   if is_over then let_go(account, now_ms) end
+  if was_over then open(account) end
   return is_over and 'rolled' or 'not_over'
 end
 

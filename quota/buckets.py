@@ -12,12 +12,14 @@ from quota.periods import Period
 
 @dataclass(frozen=True)
 class Terms:
-    """`limit` None is unlimited. A level is held and given back: grants widen it and are not used up."""
+    """`limit` None is unlimited. A level is held and given back: grants widen it and are not used up. Of what was not
+    used at most `rollover` units go on into the next period."""
 
     limit: int | None
     is_soft: bool = False
     is_level: bool = False
     warn_at_pct: tuple[int, ...] = (80, 95)
+    rollover: int | None = None
 
 
 @dataclass
@@ -66,7 +68,8 @@ class Taking:
 class Entry:
     """`used_after` None: booked into a period that is over, whose balance the ledger knows. `about` is the number of
     the entry that it settles or gives back, or a word: `grant:<id>`, a hold's expiry, what a denial ran into, `sum:<n>`
-    denials, or `over:<n>`: how far above the limit a consume left the account."""
+    denials, `over:<n>`: how far above the limit a consume left the account, or `rollover:<n>:<until_ms>`: what goes on
+    into the period that follows."""
 
     kind: str
     amount: int
@@ -113,8 +116,7 @@ class Buckets:
         """Takes the units out of the grants; whoever calls says whether they are used or held."""
         if self.terms.limit is None or self.terms.is_level:
             return (Part(amount),)
-        of_plan = self.used + self.held - sum(grant.taken + grant.held for grant in self.grants)
-        from_plan = min(amount, max(0, self.terms.limit - of_plan))
+        from_plan = min(amount, self.left_of_plan())
         parts, missing = [], amount - from_plan
         for grant in self.grants:
             if units := min(missing, grant.left):
@@ -123,11 +125,26 @@ class Buckets:
         # What a soft limit lets through above everything is the plan's.
         return (Part(from_plan + missing), *parts)
 
+    def left_of_plan(self) -> int:
+        """What is neither used nor held of the plan's allowance."""
+        of_plan = self.used + self.held - sum(grant.taken + grant.held for grant in self.grants)
+        return max(0, last(self.terms.limit) - of_plan)
+
+    def rolled_over(self, following: Period) -> str | None:
+        """What goes on into the period that follows: what the plan has left, or all that it gives when nobody was seen
+        in the period between. Nothing goes where it would never end."""
+        if not self.terms.rollover or self.terms.limit is None or following.end_ms is None:
+            return None
+        is_next = following.start_ms <= last(self.period.end_ms)
+        units = min(self.terms.rollover, self.left_of_plan() if is_next else self.terms.limit)
+        return f"rollover:{units}:{following.end_ms}" if units else None
+
     def worth(self, parts: tuple[Part, ...], sealed: Period | None) -> int:
-        """What parts count for in `used`: units of a grant that has expired went when it did."""
+        """What parts count for in `used`: units of a grant that has expired went when it did. One that expires at the
+        very end of a period counts in it."""
         if sealed:
-            end_ms = last(sealed.end_ms)
-            return sum(part.units for part in parts if part.grant is None or not is_past(part.grant[2], end_ms))
+            last_ms = last(sealed.end_ms) - 1
+            return sum(part.units for part in parts if part.grant is None or not is_past(part.grant[2], last_ms))
         return sum(part.units for part in parts if part.grant is None) + sum(units for _, units in self.live(parts))
 
     def live(self, parts: tuple[Part, ...]) -> list[tuple[Grant, int]]:

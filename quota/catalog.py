@@ -59,7 +59,7 @@ class Operation(_Part, frozen=True):
 
 
 class Rollover(_Part, frozen=True):
-    """At most `max` unused units go on into the next period. Accepted and checked, not yet applied."""
+    """At most `max` unused units go on into the next period, as a grant that ends with it."""
 
     max: int
 

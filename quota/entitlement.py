@@ -30,7 +30,8 @@ class Subscription:
 @dataclass(frozen=True, slots=True)
 class Entitlement:
     """`limit` None is unlimited. `plan` None means that no plan is in force: the limit is 0 then. `caps` maps the kind
-    of a shorter window to its limit. `nature` is counter or level."""
+    of a shorter window to its limit. `nature` is counter or level. At most `rollover` unused units go on into the next
+    period."""
 
     plan: str | None
     limit: int | None
@@ -40,6 +41,7 @@ class Entitlement:
     warn_at_pct: tuple[int, ...]
     nature: str = "counter"
     caps: Mapping[str, int] = field(default_factory=dict)
+    rollover: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,9 @@ def entitlement(catalog: Catalog, subscription: Subscription | None, metric_name
         if limit is not None:
             limit = min(MAX_AMOUNT, limit + _added(catalog, subscription.add_ons, metric_name))
     kind = PeriodKind(granted.period or "lifetime")
+    rollover = None if granted.rollover is None else granted.rollover.max
     return Entitlement(
-        plan_name, limit, granted.enforcement, kind, anchor_ms, metric.warn_at_pct, metric.kind, granted.caps
+        plan_name, limit, granted.enforcement, kind, anchor_ms, metric.warn_at_pct, metric.kind, granted.caps, rollover
     )
 
 

@@ -12,12 +12,9 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 
 from quota.buckets import Buckets, Cap, Entry, Grant, Part, Taking, Terms, contains, is_past, last, order, split
+from quota.denials import NONE_DENIED, Denials
 from quota.entitlement import warning_level
-from quota.identifiers import MAX_AMOUNT
 from quota.periods import Period
-
-DENIALS_A_MINUTE = 10
-MINUTE_MS = 60_000
 
 
 @dataclass
@@ -29,7 +26,7 @@ class Account(Buckets):
     refunded: dict[int, int] = field(default_factory=dict)
     seals: list[tuple[int, Period]] = field(default_factory=list)  # the number of each `close`, and what it closed
     cut: list[Period] = field(default_factory=list)  # windows whose place the running one took before they were over
-    denials: tuple[int, int, int, int] = (0, 0, 0, 0)  # since_ms, told, untold, untold units
+    denials: Denials = NONE_DENIED
     entries: list[Entry] = field(default_factory=list)
 
     def is_over(self, now_ms: int) -> bool:
@@ -144,19 +141,21 @@ class Account(Buckets):
 
     def roll(self, now_ms: int, period: Period, caps: dict[str, Period]) -> None:
         """Closes each window that is over and opens the one that holds now, at zero."""
-        if is_past(self.period.end_ms, now_ms):
+        if was_over := is_past(self.period.end_ms, now_ms):
             self._close(period)
         self.let_go(now_ms)
+        if was_over:
+            self.open()
         for kind, cap in self.caps.items():
             if is_past(cap.window.end_ms, now_ms):
                 self.caps[kind] = Cap(caps[kind], cap.limit)
 
     def enter(self, terms: Terms, period: Period, caps: dict[str, Cap], granted: list[Grant], now_ms: int) -> None:
         """New terms, by a plan change, an override or a grant. What was used is kept, also when the window changes."""
-        if is_past(self.period.end_ms, now_ms):
+        if has_opened := is_past(self.period.end_ms, now_ms):
             self._close(period)
         self.let_go(now_ms)
-        before = self.limit
+        before, is_first = self.limit, self.terms.rollover is None
         if last(period.end_ms) <= max(self.period.start_ms, *(seal.end_ms or 0 for _, seal in self.seals[-1:]), 0):
             period = self.period  # the clock stepped back: what was sealed is not opened again
         if period != self.period:
@@ -167,6 +166,8 @@ class Account(Buckets):
             self.period, self.used = period, moved
             self._journal("open", 0, moved)
         self.terms, self.period = terms, period
+        if has_opened or is_first:
+            self.open()
         for kind, cap in caps.items():
             known = self.caps.get(kind)
             if known and known.window.start_ms >= cap.window.start_ms:
@@ -195,14 +196,19 @@ class Account(Buckets):
 
     def _close(self, period: Period) -> None:
         assert self.period.end_ms is not None, "only a period that ends can be over"
-        self.let_go(self.period.end_ms)
+        self.let_go(self.period.end_ms - 1)  # what expires at its very end was still there in it
         self._tell_denials()
         self.seals.append((len(self.entries), self.period))
-        self._journal("close", 0, 0)
+        self._journal("close", 0, 0, about=self.rolled_over(period))
         self.holds = {number: replace(hold, sealed=hold.sealed or self.period) for number, hold in self.holds.items()}
         self.grants = [replace(grant, taken=0, held=0) for grant in self.grants if grant.left]
         self.used = self.held = self.warned = 0
         self.period, self.cut = period, []
+
+    def open(self) -> None:
+        """Notes a period of which something may go on, though nobody is seen in it."""
+        if self.terms.rollover is not None:
+            self._journal("open", 0, 0)
 
     def counted_from_ms(self) -> int:
         """Since when the running period counts: windows that it took the place of left it what they had counted."""
@@ -260,22 +266,16 @@ class Account(Buckets):
             self._journal("warned", self.warned, 0)
 
     def deny(self, amount: int, bound: str, now_ms: int) -> None:
-        """Ten a minute are told one by one, the others as one sum, when the next denial or the period's end comes."""
-        since_ms, told, untold, units = self.denials
-        if not since_ms <= now_ms < since_ms + MINUTE_MS:
+        if not self.denials.is_open(now_ms):
             self._tell_denials()
-            since_ms, told, untold, units = now_ms, 0, 0, 0
-        if told < DENIALS_A_MINUTE:
+        self.denials, is_told = self.denials.counted(amount, now_ms)
+        if is_told:
             self._journal("denied", amount, 0, about=bound)
-            self.denials = (since_ms, told + 1, untold, units)
-        else:
-            self.denials = (since_ms, told, untold + 1, min(MAX_AMOUNT, units + amount))
 
     def _tell_denials(self) -> None:
-        since_ms, told, untold, units = self.denials
-        if untold:
-            self._journal("denied", units, 0, about=f"sum:{untold}")
-        self.denials = (since_ms, told, 0, 0)
+        if self.denials.untold:
+            self._journal("denied", self.denials.units, 0, about=f"sum:{self.denials.untold}")
+        self.denials = self.denials.summed_up()
 
     def _journal(
         self, kind: str, amount: int, change: int, sealed: Period | None = None, about: int | str | None = None

@@ -163,6 +163,7 @@ def provision(wanted: Sequence[Bringing]) -> Call:
             word(opening.until_ms),
             str(Window(opening.period, Terms.of(granted))),
             joined(opening.caps, ";"),
+            "" if granted.rollover is None else granted.rollover,
             joined(opening.grants, ";"),
             opening.journalled_grant,
             opening.used,

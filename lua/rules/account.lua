@@ -4,7 +4,8 @@
 -- A table has: key, used, held, limit (nil: unlimited), enforcement, nature, start, period_end (nil: never), window,
 -- epoch, version, until_ms, entry, warned, levels, grants, newest_grant, caps, hold_count, first_expiry, holds (nil: not
 -- looked at), hold_changes, denials, seal (places of the last two), sealed (words of the last), expired_ms, found (the
--- texts it was read from), counted_from (since when the running period counts, if it took the place of an earlier one).
+-- texts it was read from), counted_from (since when the running period counts, if it took the place of an earlier one),
+-- rollover (how many units of the plan may go on into the next period; '' for none).
 
 local function parsed_grants(text)
   local grants = {}
@@ -105,7 +106,7 @@ local function cap_windows(account, at_ms)
 end
 
 local OPTIONAL = { 'held', 'grants', 'caps', 'warned', 'denials', 'seal', 'sealed', 'newest_grant', 'expired',
-  'counted_from' }
+  'counted_from', 'rollover' }
 
 -- `window` is `<start_ms> <end_ms | -> <plan> <kind> <anchor> <levels>`. False when it is not.
 local function set_window(account, words)
@@ -125,6 +126,7 @@ local function has_damaged_options(account)
     or (found.newest_grant ~= '' and not whole(found.newest_grant))
     or (found.expired ~= '' and not whole(found.expired))
     or (found.counted_from ~= '' and not whole(found.counted_from))
+    or (found.rollover ~= '' and not whole(found.rollover))
 end
 
 -- The account, or nil and what is wrong with it; nil alone when there is none.
@@ -146,7 +148,7 @@ local function load_account(key)
     held = tonumber(held), hold_count = tonumber(hold_count), first_expiry = tonumber(first_expiry), hold_changes = {},
     grants = parsed_grants(found.grants), caps = parsed_caps(found.caps), warned = tonumber(found.warned) or 0,
     denials = found.denials, seal = found.seal, sealed = found.sealed, expired_ms = tonumber(found.expired) or 0,
-    counted_from = tonumber(found.counted_from), newest_grant = found.newest_grant ~= '' and found.newest_grant or '0',
+    counted_from = tonumber(found.counted_from), rollover = found.rollover, newest_grant = found.newest_grant ~= '' and found.newest_grant or '0',
     window = false, start = false, period_end = false, levels = false,
   }
   if not account.used or not epoch or not set_window(account, window or '') or (limit ~= '-' and not account.limit)

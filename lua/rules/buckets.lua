@@ -37,7 +37,7 @@ local function worth(account, parts, sealed)
   local till = sealed and (tonumber((string.match(sealed, '^%S+ (%S+)'))) or NEVER)
   for _, part in ipairs(parts) do
     local counts = not part.id
-    if part.id and sealed then counts = not (part.expires and part.expires <= till) end
+    if part.id and sealed then counts = not (part.expires and part.expires < till) end
     if part.id and not sealed then counts = find_grant(account, part.id) end
     if counts then sum = sum + part.units end
   end
@@ -201,11 +201,26 @@ local function deny(account, amount, bound, about)
   account.denials = denials
 end
 
--- Closes the period; the caller opens the next. Holds of this period will be settled in it, and drained grants go.
-local function close(account)
-  let_go(account, account.period_end)
+-- What goes on into the window that follows, as `rollover:<units>:<until_ms>`: what the plan has left, or all that it
+-- gives when nobody was seen in the period between. Nothing goes where it would never end, or where there is no plan.
+local function rolled_over(account, words)
+  local start, period_end = string.match(words, '^(%-?%d+) (%-?%d+) ')
+  if account.rollover == '' or not account.limit or not start or string.find(words, WITHOUT_PLAN, 1, true) then
+    return nil
+  end
+  local of_plan = account.used + account.held
+  for _, grant in ipairs(account.grants) do of_plan = of_plan - grant.taken - grant.held end
+  if tonumber(start) > account.period_end then of_plan = 0 end
+  local units = math.min(tonumber(account.rollover), math.max(0, account.limit - of_plan))
+  return units > 0 and 'rollover:' .. digits(units) .. ':' .. period_end or nil
+end
+
+-- Closes the period; the caller opens the next, of these words. Holds of this period will be settled in it, and drained
+-- grants go. What expires at its very end was still there in it.
+local function close(account, words)
+  let_go(account, account.period_end - 1)
   tell_denials(account)
-  local closed = queue(account, 'close', 0, 0, {})
+  local closed = queue(account, 'close', 0, 0, { detail = rolled_over(account, words) })
   closed.is_seal = true
   account.sealed = account.window
   load_holds(account)
@@ -223,4 +238,9 @@ local function close(account)
     end
   end
   account.grants, account.used, account.held, account.warned, account.counted_from = kept, 0, 0, 0, nil
+end
+
+-- So that the ledger knows of a period in which nobody may be seen, and of which something is to go on.
+local function open(account)
+  if account.rollover ~= '' then queue(account, 'open', 0, 0, {}) end
 end

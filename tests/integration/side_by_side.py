@@ -5,7 +5,7 @@ is compared. The scripts are the product's, but for the clock, which is a key of
 from collections import Counter
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import redis
@@ -44,7 +44,8 @@ class Offer:
     def entitlement(self) -> Entitlement:
         terms = self.terms
         words = ("soft" if terms.is_soft else "hard", self.kind, self.anchor_ms, terms.warn_at_pct)
-        return Entitlement("plan", terms.limit, *words, "level" if terms.is_level else "counter")
+        nature = "level" if terms.is_level else "counter"
+        return Entitlement("plan", terms.limit, *words, nature, rollover=terms.rollover)
 
     def period(self, now_ms: int) -> Period:
         return period_at(self.kind, now_ms, self.anchor_ms)
@@ -110,6 +111,7 @@ class World:
         name = AccountName(TENANT, SUBJECT, f"m{len(self.pairs)}")
         caps = {kind.value: Cap(period_at(kind, self.now_ms), limit) for kind, limit in offer.caps}
         pair = Pair(name, offer, Account(offer.terms, offer.period(self.now_ms), caps))
+        pair.model.open()
         self.pairs.append(pair)
         assert self.run(protocol.provision([Bringing(SHARD, 1, str(self.fence), self.opening(pair))])) == [
             b"provisioned"
@@ -334,6 +336,8 @@ class World:
             pair.lines.append(words)
             assert_entry(pair, words, self.now_ms)
             self.seen[f"entry {words[0]}{' of a period that is over' if words[4] == '-' else ''}"] += 1
+            if words[7].startswith("rollover:"):
+                self.seen["rollover"] += 1
             if words[7].startswith("over:"):
                 self.seen[f"overage of a {'soft' if pair.model.terms.is_soft else 'hard'} limit"] += 1
         for pair, found in zip(self.pairs, hashes, strict=True):
@@ -421,6 +425,7 @@ def assert_hash(pair: Pair, found: dict[str, str]) -> None:
         ),
         "warned": str(model.warned) if model.warned else "",
         "expired": str(model.expired_ms) if model.expired_ms else "",
+        "rollover": "" if model.terms.rollover is None else str(model.terms.rollover),
         "counted_from": str(counted_from_ms) if counted_from_ms < model.period.start_ms else "",
         **hold_texts,
     }
@@ -429,7 +434,7 @@ def assert_hash(pair: Pair, found: dict[str, str]) -> None:
     assert seen == wanted
     assert {name for name in found if name.startswith("h:")} == set(hold_texts)
     denials = tuple(map(int, found.get("denials", "0 0 0 0").split(" ")))
-    assert denials == model.denials
+    assert denials == astuple(model.denials)
 
 
 def overdrawn_of(model: Account) -> set[str]:

@@ -31,7 +31,7 @@ WHERE_CHARGES_GO = (
     "charge of the window that was sealed last",
     "charge of the window of its instant",
 )
-WHAT_GOES_OVER = ("overage of a soft limit", "overage of a hard limit")
+WHAT_GOES_OVER = ("overage of a soft limit", "overage of a hard limit", "rollover")
 small = st.integers(0, 6)
 amounts = small | st.integers(0, 30)
 who = st.integers(0, 2)
@@ -49,7 +49,8 @@ def offers(draw: st.DrawFn, is_level: bool = False) -> Offer:
     kinds = st.lists(st.sampled_from(SHORTER[kind]), max_size=2, unique=True) if SHORTER[kind] else st.just([])
     caps = {cap: draw(st.integers(0, 12)) for cap in draw(kinds)}
     is_soft = draw(st.sampled_from([False, False, False, True]))
-    return Offer(Terms(limit, is_soft, False, draw(levels)), kind, tuple(sorted(caps.items())))
+    rollover = draw(st.none() | st.integers(1, 20)) if limit is not None and kind is not PeriodKind.LIFETIME else None
+    return Offer(Terms(limit, is_soft, False, draw(levels), rollover), kind, tuple(sorted(caps.items())))
 
 
 class Scripts(RuleBasedStateMachine):
@@ -163,12 +164,18 @@ class Scripts(RuleBasedStateMachine):
         self.world.charge(pair, amount, min(at_ms, self.world.now_ms))
 
     @rule(
-        place=who, amount=st.integers(1, 9), priority=st.integers(-1, 1), ttl_ms=st.none() | ttls_ms, now=st.booleans()
+        place=who,
+        amount=st.integers(1, 9),
+        priority=st.integers(-1, 1),
+        ttl_ms=st.none() | st.just("to the period's end") | ttls_ms,
+        now=st.booleans(),
     )
-    def grant(self, place: int, amount: int, priority: int, ttl_ms: int | None, now: bool) -> None:
+    def grant(self, place: int, amount: int, priority: int, ttl_ms: int | str | None, now: bool) -> None:
         pair, world = self.world.pairs[place], self.world
         world.grant_ids += 1
-        expires_ms = None if ttl_ms is None else world.now_ms + ttl_ms
+        expires_ms = world.now_ms + ttl_ms if isinstance(ttl_ms, int) else None
+        if isinstance(ttl_ms, str):
+            expires_ms = pair.model.period.end_ms
         pair.ordered.append(Grant(world.grant_ids, priority, expires_ms, amount))
         world.publish(pair)
         if now:
@@ -192,8 +199,7 @@ class Scripts(RuleBasedStateMachine):
     def override(self, place: int, limit: int | None) -> None:
         pair = self.world.pairs[place]
         terms = pair.offer.terms
-        changed = Terms(limit, terms.is_soft, terms.is_level, terms.warn_at_pct)
-        pair.offer = replace(pair.offer, terms=changed)
+        pair.offer = replace(pair.offer, terms=replace(terms, limit=limit))
         self.world.publish(pair)
         self.world.make_ready(pair)
 

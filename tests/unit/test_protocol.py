@@ -180,7 +180,7 @@ def test_a_consume_call_lists_keys_and_arguments_in_the_order_that_the_script_re
 @pytest.mark.parametrize("is_cut", [True, False])
 def test_a_provision_call_has_a_word_for_everything(is_cut: bool) -> None:
     account = AccountName("t", "u", "m")
-    granted = Entitlement(None, None, "soft", PeriodKind.LIFETIME, None, ())
+    granted = Entitlement(None, None, "soft", PeriodKind.LIFETIME, None, (), rollover=7 if is_cut else None)
     cut = Window(Period(PeriodKind.MONTH, 5, 9), Terms("old", PeriodKind.MONTH, None, ())) if is_cut else None
     opening = Opening(
         account,
@@ -200,6 +200,7 @@ def test_a_provision_call_has_a_word_for_everything(is_cut: bool) -> None:
     assert list(call.keys) == [keys.head(2), keys.journal(2), account.key(2)]
     assert list(call.arguments) == [
         *(4, "1", "catalog:t", 6, 0, "open", "-", "soft", "counter", "-", "0 - ~ lifetime - -", "day 1 2 3 4"),
+        7 if is_cut else "",
         *("5 -1 - 8 2 0;7 0 99 1 0 0", 5, 8, "4-1", "3-9 3-9", "5 9 old month - -" if is_cut else ""),
         "4-0 3 99 3 -\n4-1 1 98 0,5:-1:-:1 day:1",
     ]
