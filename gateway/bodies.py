@@ -107,12 +107,12 @@ class NothingRequest(_Body, frozen=True):
 
 
 class SubscriptionRequest(_Body, frozen=True):
-    """The plan that a subject is on from now."""
+    """The plan that a subject is on from now, or from the end of the period that runs."""
 
     plan: Identifier
     status: Literal["active", "trialing", "past_due", "canceled", "paused"] = "active"
     anchor: Instant | None = None
-    effective: Literal["now"] = "now"
+    effective: Literal["now", "period_end"] = "now"
     add_ons: dict[Identifier, Amount] = {}
 
 

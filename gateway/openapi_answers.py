@@ -161,12 +161,12 @@ def _of_decisions() -> Schema:
 
 def _of_resources() -> Schema:
     metric = {"metric": IDENTIFIER, **_STATE, "grants": array(closed(_GRANT))}
-    subscription = {
+    held = {
         "status": {"enum": list(SUBSCRIPTION_STATUSES)},
         "anchor": or_null(INSTANT),
-        "scheduled": NULL,
         "add_ons": {"type": "object", "additionalProperties": COUNT},
     }
+    subscription = held | {"scheduled": or_null(closed({"at": INSTANT, "plan": IDENTIFIER, **held}))}
     plan = {"plan": IDENTIFIER, "rank": COUNT, "limits": {"type": "object", "additionalProperties": reference("Limit")}}
     return {
         "CatalogChange": closed(

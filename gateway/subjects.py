@@ -16,7 +16,7 @@ from gateway.resources import StrictRequest, caller, from_path, ident_of
 from ledger import announcements, subscriptions
 from ledger.store import Store
 from quota.catalog import Catalog
-from quota.entitlement import Subscription, plan_in_force
+from quota.entitlement import Scheduled, Subscription, plan_end_ms, plan_in_force
 from quota.errors import InvalidRequest, NotFound, UnknownPlan
 from quota.periods import from_rfc3339, to_rfc3339
 
@@ -25,11 +25,19 @@ log = structlog.get_logger()
 
 def subscription_document(subscription: Subscription) -> dict[str, Any]:
     """A subscription as status shows it."""
+    scheduled = subscription.scheduled
     return {
         "status": subscription.status,
         "anchor": None if subscription.anchor_ms is None else to_rfc3339(subscription.anchor_ms),
-        "scheduled": None,
+        "scheduled": None if scheduled is None else _scheduled_document(scheduled),
         "add_ons": dict(subscription.add_ons),
+    }
+
+
+def _scheduled_document(scheduled: Scheduled) -> dict[str, Any]:
+    following = scheduled.subscription
+    return {"at": to_rfc3339(scheduled.at_ms), "plan": following.plan} | {
+        name: value for name, value in subscription_document(following).items() if name != "scheduled"
     }
 
 
@@ -49,7 +57,7 @@ async def read_status(
     at_ms = past_instant_in(request.query_params, "at", admission.now_ms())
     if at_ms is not None:
         return await reporting.standing(tenant, subject, at_ms)
-    subscription = await store.run(tenant, subscriptions.of_subject, tenant, subject)
+    subscription = await _subscription(store, admission, tenant, subject)
     catalog, found = await admission.look(tenant, subject, ident_of(request))
     plan = plan_in_force(catalog, subscription)
     of_plan = catalog.plans[plan].limits if plan is not None else {}
@@ -69,10 +77,13 @@ def _belongs(metric: str, of_plan: Any, found: Any) -> bool:
 
 @get("/v1/subjects/{subject:str}/subscription", opt={"scopes": ("read", "admin")}, summary="The subject's subscription")
 async def read_subscription(
-    request: StrictRequest, store: NamedDependency[Store], subject: FromPath[str]
+    request: StrictRequest,
+    store: NamedDependency[Store],
+    admission: NamedDependency[Admission],
+    subject: FromPath[str],
 ) -> dict[str, Any]:
     tenant, subject = caller(request).tenant, from_path(subject, "subject")
-    subscription = await store.run(tenant, subscriptions.of_subject, tenant, subject)
+    subscription = await _subscription(store, admission, tenant, subject)
     if subscription is None:
         raise NotFound(f"{subject} has no subscription", subject=subject)
     return {"subject": subject, "plan": subscription.plan, **subscription_document(subscription)}
@@ -88,12 +99,43 @@ async def write_subscription(
 ) -> dict[str, Any]:
     tenant, subject = caller(request).tenant, from_path(subject, "subject")
     _, catalog = await admission.catalogs.refresh(tenant)
-    subscription = _checked(data, catalog)
-    announcement = await store.run(tenant, subscriptions.put, tenant, subject, subscription, caller(request).key_id)
+    subscription, key_id = _checked(data, catalog), caller(request).key_id
+    if data.effective == "now":
+        announcement = await store.run(tenant, subscriptions.put, tenant, subject, subscription, key_id)
+    else:
+        now_ms = admission.now_ms()
+        subscription, announcement = await store.run(
+            tenant,
+            subscriptions.schedule,
+            tenant,
+            subject,
+            subscription,
+            end_of=lambda running: _end_of(running, catalog, now_ms),
+            now_ms=now_ms,
+            changed_by=key_id,
+        )
     await admission.announce(tenant, subject)
     await store.run(tenant, announcements.told, [announcement])
+    plan = plan_in_force(catalog, subscription)
+    if plan is not None and any(limit.rollover for limit in catalog.plans[plan].limits.values()):
+        # What is left of a period can go on into the next one only if somebody knows of it, used or not.
+        await admission.look(tenant, subject, ident_of(request))
     log.info("subscription written", tenant=tenant, subject=subject, plan=data.plan, request_id=ident_of(request))
     return {"subject": subject, "plan": subscription.plan, **subscription_document(subscription)}
+
+
+async def _subscription(store: Store, admission: Admission, tenant: str, subject: str) -> Subscription | None:
+    """The one that holds now: what was scheduled for an instant holds from then on, whether it was written down or
+    not."""
+    found = await store.run(tenant, subscriptions.of_subject, tenant, subject)
+    return None if found is None else found.at(admission.now_ms())
+
+
+def _end_of(running: Subscription, catalog: Catalog, now_ms: int) -> int:
+    end_ms = plan_end_ms(catalog, running, now_ms)
+    if end_ms is None:
+        raise InvalidRequest(f'the plan {running.plan} has no period that ends: write "now"', field="effective")
+    return end_ms
 
 
 def _checked(data: SubscriptionRequest, catalog: Catalog) -> Subscription:

@@ -54,7 +54,8 @@ def read(connection: Connection, wanted: list[AccountName], now_ms: int) -> Read
 def opening(account: AccountName, now_ms: int, reading: Reading) -> Opening:
     """The account as it should stand in Redis. Pure."""
     version, catalog = reading.catalogs[account.tenant]
-    granted = entitlement(catalog, reading.subscriptions.get((account.tenant, account.subject)), account.metric)
+    subscription = reading.subscriptions.get((account.tenant, account.subject))
+    granted = entitlement(catalog, None if subscription is None else subscription.at(now_ms), account.metric)
     running = reading.balances.get(account, [])
     period = period_at(granted.kind, now_ms, granted.anchor_ms)
     if granted.plan is None and running:
@@ -90,9 +91,15 @@ def opening(account: AccountName, now_ms: int, reading: Reading) -> Opening:
         seal=None if seal is None else str(seal),
         cut=cut,
         holds=reading.holds.get(account, {}),
+        until_ms=_until_ms(subscription, now_ms),
         ttl_ms=NO_PLAN_TTL_MS if granted.plan is None else 0,
         keeps_window=granted.plan is None,
     )
+
+
+def _until_ms(subscription: Subscription | None, now_ms: int) -> int | None:
+    scheduled = None if subscription is None else subscription.scheduled
+    return None if scheduled is None or scheduled.at_ms <= now_ms else scheduled.at_ms
 
 
 def _cap(period: Period, limit: int, spent: Mapping[tuple[str, int], int]) -> CapState:

@@ -1,22 +1,29 @@
-"""Subscriptions: which plan a subject is on."""
+"""Subscriptions: which plan a subject is on, and which it will be on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
-from sqlalchemy import Connection, func, text
+import msgspec
+from sqlalchemy import Connection, func, null, text
 from sqlalchemy.dialects.postgresql import insert
 
 from ledger.announcements import announce
 from ledger.instants import from_timestamp, to_timestamp
 from ledger.tables import subscriptions
-from quota.entitlement import Subscription
+from quota.entitlement import Scheduled, Subscription
+from quota.errors import NotFound
 
 _of_subjects = text(
     """
-    SELECT s.tenant, s.subject, s.plan, s.status, s.anchor, s.add_ons
+    SELECT s.tenant, s.subject, s.plan, s.status, s.anchor, s.add_ons, s.scheduled, s.scheduled_at
     FROM unnest(CAST(:tenants AS text[]), CAST(:subjects AS text[])) AS wanted (tenant, subject)
     JOIN subscriptions s USING (tenant, subject)
     """
 )
+
+
+_of_subjects_locked = text(_of_subjects.text + "FOR UPDATE OF s")
 
 
 def of_subjects(connection: Connection, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Subscription]:
@@ -24,12 +31,17 @@ def of_subjects(connection: Connection, wanted: Sequence[tuple[str, str]]) -> di
     rows = connection.execute(
         _of_subjects, {"tenants": [tenant for tenant, _ in wanted], "subjects": [subject for _, subject in wanted]}
     )
-    return {
-        (row.tenant, row.subject): Subscription(
-            row.plan, row.status, None if row.anchor is None else from_timestamp(row.anchor), row.add_ons
-        )
-        for row in rows
-    }
+    return {(row.tenant, row.subject): _subscription(row) for row in rows}
+
+
+def _subscription(row: Any) -> Subscription:
+    scheduled = None
+    if row.scheduled is not None:
+        words = row.scheduled
+        following = Subscription(words["plan"], words["status"], words["anchor_ms"], words["add_ons"])
+        scheduled = Scheduled(following, from_timestamp(row.scheduled_at))
+    anchor_ms = None if row.anchor is None else from_timestamp(row.anchor)
+    return Subscription(row.plan, row.status, anchor_ms, row.add_ons, scheduled)
 
 
 def of_subject(connection: Connection, tenant: str, subject: str) -> Subscription | None:
@@ -38,14 +50,12 @@ def of_subject(connection: Connection, tenant: str, subject: str) -> Subscriptio
 
 
 def put(connection: Connection, tenant: str, subject: str, subscription: Subscription, changed_by: str) -> int:
-    """Writes the subscription; the id of the announcement that Redis must hear of."""
-    values = {
-        "plan": subscription.plan,
-        "status": subscription.status,
-        "anchor": None if subscription.anchor_ms is None else to_timestamp(subscription.anchor_ms),
-        "add_ons": dict(subscription.add_ons),
+    """Writes the subscription, and nothing is scheduled any more; the id of the announcement to be told to Redis."""
+    values = _columns(subscription) | {
         "changed_at": func.now(),
         "changed_by": changed_by,
+        "scheduled": null(),
+        "scheduled_at": None,
     }
     connection.execute(
         insert(subscriptions)
@@ -53,3 +63,75 @@ def put(connection: Connection, tenant: str, subject: str, subscription: Subscri
         .on_conflict_do_update(constraint="a_subject_has_one_subscription", set_=values)
     )
     return announce(connection, tenant, subject)
+
+
+_schedule = text(
+    """
+    UPDATE subscriptions
+    SET plan = :plan, status = :status, anchor = :anchor, add_ons = CAST(:add_ons AS jsonb),
+        scheduled = CAST(:scheduled AS jsonb), scheduled_at = :at
+    WHERE tenant = :tenant AND subject = :subject
+    """
+)
+
+
+def schedule(
+    connection: Connection,
+    tenant: str,
+    subject: str,
+    following: Subscription,
+    *,
+    end_of: Callable[[Subscription], int],
+    now_ms: int,
+    changed_by: str,
+) -> tuple[Subscription, int]:
+    """Notes what the subject's subscription changes into at the instant that `end_of` tells of it; the subscription,
+    and the id of the announcement that Redis must hear of. NotFound if there is none; whatever `end_of` raises."""
+    found = connection.execute(_of_subjects_locked, {"tenants": [tenant], "subjects": [subject]}).one_or_none()
+    if found is None:
+        raise NotFound(f"{subject} has no subscription that could change at a period's end", subject=subject)
+    running = replace(_subscription(found).at(now_ms), scheduled=None)
+    at_ms = end_of(running)
+    words = _words(following) | {"changed_by": changed_by}
+    changes = _columns(running) | {
+        "add_ons": msgspec.json.encode(running.add_ons).decode(),
+        "scheduled": msgspec.json.encode(words).decode(),
+        "at": to_timestamp(at_ms),
+    }
+    connection.execute(_schedule, {"tenant": tenant, "subject": subject} | changes)
+    return replace(running, scheduled=Scheduled(following, at_ms)), announce(connection, tenant, subject)
+
+
+def _columns(subscription: Subscription) -> dict[str, Any]:
+    return {
+        "plan": subscription.plan,
+        "status": subscription.status,
+        "anchor": None if subscription.anchor_ms is None else to_timestamp(subscription.anchor_ms),
+        "add_ons": dict(subscription.add_ons),
+    }
+
+
+def _words(subscription: Subscription) -> dict[str, Any]:
+    names = ("plan", "status", "anchor_ms")
+    return {name: getattr(subscription, name) for name in names} | {"add_ons": dict(subscription.add_ons)}
+
+
+# Whoever reads a subscription takes what is due for done, so this is only tidying, and tells nobody.
+_change = text(
+    """
+    WITH due AS (
+        SELECT tenant, subject FROM subscriptions WHERE scheduled_at <= :now
+        ORDER BY scheduled_at, tenant, subject LIMIT :most FOR UPDATE SKIP LOCKED
+    )
+    UPDATE subscriptions s
+    SET plan = s.scheduled ->> 'plan', status = s.scheduled ->> 'status', add_ons = s.scheduled -> 'add_ons',
+        anchor = timestamptz 'epoch' + CAST(s.scheduled ->> 'anchor_ms' AS bigint) * interval '1 millisecond',
+        changed_at = s.scheduled_at, changed_by = s.scheduled ->> 'changed_by', scheduled = NULL, scheduled_at = NULL
+    FROM due WHERE (s.tenant, s.subject) = (due.tenant, due.subject)
+    """
+)
+
+
+def change_due(connection: Connection, now_ms: int, most: int) -> int:
+    """Writes down of some subscriptions that what was scheduled has come to hold; how many."""
+    return connection.execute(_change, {"now": to_timestamp(now_ms), "most": most}).rowcount

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from quota.catalog import Catalog, Limit, Plan
+from quota.catalog import PERIODS_BY_LENGTH, Catalog, Limit, Plan
 from quota.errors import InvalidRequest, UnknownOperation
 from quota.identifiers import MAX_AMOUNT, checked_amount
-from quota.periods import PeriodKind
+from quota.periods import PeriodKind, period_at
 
 SUBSCRIPTION_STATUSES = ("active", "trialing", "past_due", "canceled", "paused")
 STATUSES_IN_FORCE = ("active", "trialing", "past_due")
@@ -19,12 +19,25 @@ _NOTHING = Limit(limit=0)
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """`add_ons` maps an add-on's name to how many of it were bought."""
+    """`add_ons` maps an add-on's name to how many of it were bought. `scheduled` takes its place at an instant."""
 
     plan: str
     status: str
     anchor_ms: int | None
     add_ons: Mapping[str, int]
+    scheduled: "Scheduled | None" = None
+
+    def at(self, now_ms: int) -> "Subscription":
+        """The one that holds at an instant from now on."""
+        return self.scheduled.subscription if self.scheduled and self.scheduled.at_ms <= now_ms else self
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """What a subscription changes into, and when."""
+
+    subscription: Subscription
+    at_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +81,17 @@ def plan_in_force(catalog: Catalog, subscription: Subscription | None) -> str | 
     if subscription is not None and _in_force(subscription) and subscription.plan in catalog.plans:
         return subscription.plan
     return catalog.default_plan
+
+
+def plan_end_ms(catalog: Catalog, subscription: Subscription, now_ms: int) -> int | None:
+    """When the longest period of the plan that a subject is on ends; None if none of its limits has a period."""
+    plan = plan_in_force(catalog, subscription)
+    kinds = {limit.period for limit in catalog.plans[plan].limits.values()} if plan is not None else set()
+    longest = next((kind for kind in reversed(PERIODS_BY_LENGTH) if kind in kinds), None)
+    if longest is None:
+        return None
+    anchor_ms = subscription.anchor_ms if _in_force(subscription) else None
+    return period_at(PeriodKind(longest), now_ms, anchor_ms).end_ms
 
 
 def entitlement(catalog: Catalog, subscription: Subscription | None, metric_name: str) -> Entitlement:
