@@ -2,13 +2,11 @@
 
 import asyncio
 
-from quota import protocol
 from quota.counters import Counters
 from quota.errors import CountersUnavailable
-from quota.formats import CapState, Window
-from quota.periods import period_at
 from quota.protocol import Call
 from quota.replies import AccountState
+from quota.rolling import roll_call
 
 
 class Roller:
@@ -24,8 +22,9 @@ class Roller:
         if state.account_key not in self._waiting:
             if not self._waiting:
                 asyncio.get_running_loop().call_soon(self._flush)
+            call = roll_call(shard, state.account_key, state.window, state.caps, now_ms)
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting[state.account_key] = (roll_call(shard, state, now_ms), future)
+            self._waiting[state.account_key] = (call, future)
         await asyncio.shield(self._waiting[state.account_key][1])
 
     def _flush(self) -> None:
@@ -46,11 +45,3 @@ class Roller:
                 future.set_exception(CountersUnavailable("the counters refuse to write; nothing was charged"))
             else:
                 future.set_result(None)
-
-
-def roll_call(shard: int, state: AccountState, now_ms: int) -> Call:
-    """The roll of an account that was found over at `now_ms`, by Redis's clock. Pure."""
-    terms = state.window.terms
-    window = Window(period_at(terms.kind, now_ms, terms.anchor_ms), terms)
-    caps = [CapState(period_at(cap.period.kind, now_ms), cap.limit) for cap in state.caps]
-    return protocol.roll(shard, state.account_key, state.period, window, caps)

@@ -107,12 +107,7 @@ _unsealed = text(
     CROSS JOIN LATERAL (
         SELECT * FROM balances c
         WHERE (c.tenant, c.subject, c.metric) = (wanted.tenant, wanted.subject, wanted.metric)
-          AND c.period_end <= :now
-          AND (c.used > 0 OR EXISTS (
-              SELECT FROM holds h
-              WHERE (h.tenant, h.subject, h.metric) = (wanted.tenant, wanted.subject, wanted.metric)
-                AND h.settled_by IS NULL AND h.sealed IS NULL
-          ))
+          AND c.period_end <= :now AND NOT c.is_sealed
         ORDER BY c.period_end DESC LIMIT 1
     ) AS b
     WHERE NOT EXISTS (

@@ -28,6 +28,13 @@ def announce(connection: Connection, tenant: str, subject: str | None) -> int:
     return int(connection.execute(query).scalar_one())
 
 
+def announce_all(connection: Connection, subjects: Sequence[tuple[str, str]]) -> list[int]:
+    """Notes that something changed for each of these (tenant, subject) pairs; the ids, in their order."""
+    query = insert(announcements).returning(announcements.c.id, sort_by_parameter_order=True)
+    values = [{"tenant": tenant, "subject": subject} for tenant, subject in subjects]
+    return list(connection.execute(query, values).scalars())
+
+
 def untold(connection: Connection, older_than_s: float) -> list[Announcement]:
     """Announcements that nobody told within some seconds, oldest first."""
     query = (

@@ -44,3 +44,12 @@ def apply(
         )
     )
     return current_version + 1, changes, announce(connection, tenant, None)
+
+
+_versions = text("SELECT tenant, max(version) AS newest FROM catalogs WHERE tenant = ANY (:tenants) GROUP BY tenant")
+
+
+def versions(connection: Connection, tenants: Sequence[str]) -> dict[str, int]:
+    """The newest version of each tenant's catalog."""
+    rows = connection.execute(_versions, {"tenants": list(tenants)})
+    return {row.tenant: row.newest for row in rows}

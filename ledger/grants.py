@@ -3,16 +3,17 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, insert, select, text
+from sqlalchemy import Connection, insert, select, text, update
 
 from ledger.accounts import names_of
-from ledger.announcements import announce
+from ledger.announcements import announce, announce_all
 from ledger.instants import from_timestamp, to_timestamp
 from ledger.tables import grants
 from quota.errors import IdempotencyKeyReused, TooMany
 from quota.keys import AccountName
+from quota.periods import to_rfc3339
 
 KINDS = frozenset(("grant", "expire"))
 """The entries which say that Redis has heard of a grant, or has seen its end."""
@@ -91,6 +92,75 @@ def add(
     values = account | terms | {"created_by": created_by, "idempotency_key": idempotency_key}
     grant_id = connection.execute(insert(grants).values(values).returning(grants.c.id)).scalar_one()
     return int(grant_id), announce(connection, tenant, subject)
+
+
+class RolledOver(NamedTuple):
+    """What was left of an account's period, until the end of the next."""
+
+    account: AccountName
+    period_start_ms: int
+    units: int
+    until_ms: int
+
+
+_all_one_at_a_time = text(
+    """
+    SELECT pg_advisory_xact_lock(
+        hashtextextended(metric, hashtextextended(subject, hashtextextended(tenant, 7261002)))
+    ) FROM (
+        SELECT DISTINCT * FROM unnest(CAST(:tenants AS text[]), CAST(:subjects AS text[]), CAST(:metrics AS text[]))
+                               AS wanted (tenant, subject, metric)
+        ORDER BY tenant, subject, metric
+    ) AS wanted
+    """
+)
+
+
+def roll_over(connection: Connection, wanted: Sequence[RolledOver]) -> list[tuple[int, int]]:
+    """Gives what is left of periods; of each the grant's id, and that of the announcement that Redis must hear of.
+
+    However many grants an account has: one of these a period is given at most, and it ends with the next.
+    """
+    if not wanted:
+        return []
+    connection.execute(_all_one_at_a_time, names_of([each.account for each in wanted]))
+    values = [
+        {
+            "tenant": each.account.tenant,
+            "subject": each.account.subject,
+            "metric": each.account.metric,
+            "amount": each.units,
+            "priority": 0,
+            "expires_at": to_timestamp(each.until_ms),
+            "reason": f"rolled over from the period of {to_rfc3339(each.period_start_ms)}",
+            "created_by": "reset",
+        }
+        for each in wanted
+    ]
+    query = insert(grants).returning(grants.c.id, sort_by_parameter_order=True)
+    ids = connection.execute(query, values).scalars().all()
+    told = announce_all(connection, [(each.account.tenant, each.account.subject) for each in wanted])
+    return list(zip(ids, told, strict=True))
+
+
+_due = text(
+    """
+    SELECT id, tenant, subject, metric, journalled FROM grants
+    WHERE NOT is_swept AND expires_at IS NOT NULL AND expires_at <= :now ORDER BY expires_at, id LIMIT :most
+    """
+)
+
+
+def expired(connection: Connection, now_ms: int, most: int) -> dict[int, AccountName | None]:
+    """Grants that have expired at `now_ms` and that no reset has seen to, the first to expire first: the account that
+    must let go of each, None where Redis never heard of it."""
+    rows = connection.execute(_due, {"now": to_timestamp(now_ms), "most": most})
+    return {row.id: AccountName(row.tenant, row.subject, row.metric) if row.journalled else None for row in rows}
+
+
+def note_swept(connection: Connection, ids: Sequence[int]) -> None:
+    """Notes that their accounts have let go of them."""
+    connection.execute(update(grants).where(grants.c.id.in_(ids)).values(is_swept=True))
 
 
 # The units of an expired grant whose end was not journalled are in a balance still: the script that finds it takes them

@@ -8,6 +8,8 @@ from redis import Redis
 from redis.exceptions import NoScriptError
 
 from quota import keys
+from quota.formats import NONE, CapState, Window, number
+from quota.journal import Place
 from quota.protocol import Call
 from quota.scripts import SCRIPTS, run
 
@@ -21,6 +23,23 @@ class Head:
     epoch: int
     fence: str
     rebuilt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """An account as a reset must know it: the epoch that it was brought in, the version of its terms and when they end
+    by themselves, the window that it is in, its caps, and the entry that it stands at, if any."""
+
+    epoch: int
+    version: int
+    until_ms: int | None
+    window: Window
+    caps: tuple[CapState, ...]
+    entry: Place | None
+
+    def is_over(self, now_ms: int) -> bool:
+        end_ms = self.window.period.end_ms
+        return end_ms is not None and end_ms <= now_ms
 
 
 class Bulk:
@@ -59,6 +78,13 @@ class Bulk:
             pipeline.hget(key, "rule")
         return [int(rule.partition(b" ")[0]) if rule else 0 for rule in pipeline.execute()]
 
+    def running(self, account_keys: Sequence[str]) -> list[Running | None]:
+        """The accounts of these keys; None of one that is not there, or that nobody can read."""
+        pipeline = self._connection.pipeline(transaction=False)
+        for key in account_keys:
+            pipeline.hmget(key, ("rule", "window", "state", "caps"))
+        return [_running(fields) for fields in pipeline.execute(raise_on_error=False)]
+
     def run_all(self, calls: Sequence[Call]) -> list[Any]:
         """The replies of independent scripts, some a trip."""
         replies: list[Any] = []
@@ -73,6 +99,20 @@ class Bulk:
                 # Of a script that was forgotten nothing had run.
                 replies.append(_decoded(run(self._connection, call) if isinstance(reply, NoScriptError) else reply))
         return replies
+
+
+def _running(fields: Any) -> Running | None:
+    if isinstance(fields, Exception) or None in fields[:3]:
+        return None
+    rule, window, state, caps = ((field or b"").decode(errors="replace") for field in fields)
+    try:
+        epoch, version, _, _, until, *_ = rule.split(" ")
+        place = state.split(" ")[1]
+        entry = None if place == NONE else Place.parsed(place)
+        found = tuple(CapState.parsed(text) for text in caps.split(";") if text)
+        return Running(int(epoch), int(version), number(until), Window.parsed(window), found, entry)
+    except (LookupError, ValueError):
+        return None
 
 
 def _decoded(reply: Any) -> Any:

@@ -6,13 +6,18 @@ from ledger.replay import Step
 from workers.drain import Drain
 from workers.rebuild import Rebuild, Scope
 from workers.reconcile import Reconcile
+from workers.reset import Reset
 from workers.taking_up import Stepping
 
+MAX_RESET_PASSES = 1_000
 MAX_DRAINED_ENTRIES = 1_000_000
 """Of one asked-for drain: under full load there is always something more."""
 
 
-def stepping(drain: Drain, reconcile: Reconcile, rebuild: Rebuild) -> dict[str, Stepping]:
+WAIT_FOR_CLOSES_MS = 100
+
+
+def stepping(drain: Drain, reconcile: Reconcile, rebuild: Rebuild, reset: Reset) -> dict[str, Stepping]:
     """By the names that `POST /v1/ops/jobs` knows them by."""
 
     def drain_step(_arguments: dict[str, Any], cursor: dict[str, Any] | None) -> Step:
@@ -28,4 +33,16 @@ def stepping(drain: Drain, reconcile: Reconcile, rebuild: Rebuild) -> dict[str, 
         done = rebuild.run(Scope(arguments.get("tenant"), arguments.get("subject")))
         return Step({}, 1.0, [], {"accounts": done.accounts, "complete": done.is_complete, **dict(done.outcomes)})
 
-    return {"drain": drain_step, "reconcile": reconcile_step, "rebuild": rebuild_step}
+    def reset_step(_arguments: dict[str, Any], cursor: dict[str, Any] | None) -> Step:
+        before = cursor or {"passes": 0}
+        done = reset.run_once()
+        total = {name: count + before.get(name, 0) for name, count in done.to_document().items()}
+        total["passes"] = before["passes"] + 1
+        # What was swept is sealed once the ledger has heard of it.
+        is_done = done.due == done.sealed or total["passes"] >= MAX_RESET_PASSES
+        if not is_done:
+            drain.run_once(WAIT_FOR_CLOSES_MS)
+        total["waiting"] = done.due - done.sealed
+        return Step(total, 0.0, [], total if is_done else None)
+
+    return {"drain": drain_step, "reconcile": reconcile_step, "rebuild": rebuild_step, "reset": reset_step}

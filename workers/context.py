@@ -18,6 +18,7 @@ from workers.guard import Guard
 from workers.linking import Linking
 from workers.rebuild import Rebuild
 from workers.reconcile import Reconcile
+from workers.reset import Reset
 from workers.taking_up import TakingUp
 
 SOCKET_TIMEOUT_S = 5.0
@@ -40,6 +41,7 @@ class Context:
     rebuild: Rebuild
     taking_up: TakingUp
     linking: Linking
+    reset: Reset
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def forget(self) -> int:
@@ -78,8 +80,8 @@ def open_context(settings: Settings) -> Context:
     journal = Journal(redis)
     drain = Drain(journal, engine, settings.idempotency_ttl_s)
     reconcile = Reconcile(journal, engine, drain, Guard(settings.max_corrections, settings.max_drift_pct))
-    rebuild, taking_up = Rebuild(redis, engine), TakingUp(engine)
-    taking_up.stepping |= asked_jobs.stepping(drain, reconcile, rebuild)
+    rebuild, reset, taking_up = Rebuild(redis, engine), Reset(redis, engine), TakingUp(engine)
+    taking_up.stepping |= asked_jobs.stepping(drain, reconcile, rebuild, reset)
     return Context(
         settings,
         Redis.from_url(settings.effective_broker_url, socket_timeout=None),
@@ -91,6 +93,7 @@ def open_context(settings: Settings) -> Context:
         rebuild,
         taking_up,
         Linking(engine),
+        reset,
     )
 
 

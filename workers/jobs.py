@@ -49,6 +49,17 @@ def link_entries() -> int:
     return context().linking.run_once()
 
 
+def reset() -> dict[str, int]:
+    """Does what is due at the end of periods."""
+    held = context()
+    done = held.reset.run_once(stopping=held.stopping.is_set)
+    metrics.swept_accounts.inc(done.swept)
+    metrics.sealed_periods.inc(done.sealed)
+    metrics.differing_periods.inc(done.differing)
+    metrics.rolled_over_units.inc(done.rolled)
+    return done.to_document()
+
+
 def rebuild() -> int:
     """Brings in again what Redis has lost, in the shards that began an epoch because of it."""
     return context().rebuild.run_once().accounts

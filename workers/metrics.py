@@ -28,6 +28,12 @@ mass_drift = Gauge(
     "1 while reconciliations correct nothing, because too much has drifted; else 0.",
     multiprocess_mode="mostrecent",
 )
+swept_accounts = Counter("quotagate_swept_accounts_total", "Idle accounts that resets brought into a new period.")
+sealed_periods = Counter("quotagate_sealed_periods_total", "Periods of accounts that resets have sealed.")
+differing_periods = Counter(
+    "quotagate_differing_periods_total", "Those of them that were not closed with what their entries add up to."
+)
+rolled_over_units = Counter("quotagate_rolled_over_units_total", "Units that went on into the next period.")
 left_to_do = Gauge(
     "quotagate_left_to_do",
     "What an outage has left to do: let_through, lost_replies, take_backs; refused will never be done.",

@@ -6,7 +6,7 @@ fence.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -14,13 +14,10 @@ import structlog
 from redis import Redis
 from sqlalchemy import Engine
 
-from ledger import accounts, shards
-from ledger.openings import opening, read
+from ledger import accounts
 from ledger.store import ALL_TENANTS, transaction
-from quota import keys, protocol
-from quota.bulk import Bulk
 from quota.keys import AccountName
-from quota.protocol import MAX_PROVISIONED, Bringing, batched
+from workers.bringing_in import BringingIn
 
 PAGE_ACCOUNTS = 1_000
 PAGES_AT_ONCE = 2
@@ -54,14 +51,13 @@ class Rebuild:
     """Bound to one Redis and one ledger."""
 
     def __init__(self, connection: "Redis", engine: Engine) -> None:
-        self._bulk = Bulk(connection)
+        self._bringing_in = BringingIn(connection, engine)
+        self._bulk = self._bringing_in.bulk
         self._engine = engine
-        with transaction(engine, ALL_TENANTS) as opened:
-            self._shard_count = shards.count(opened)
 
     def run_once(self) -> Rebuilt:
         """Brings in what is missing in every shard that began an epoch and was not gone through since."""
-        heads = self._bulk.heads(range(self._shard_count))
+        heads = self._bulk.heads(range(self._bringing_in.shard_count))
         begun = {shard: head for shard, head in heads.items() if head.epoch and head.rebuilt != head.epoch}
         if not begun:
             return Rebuilt()
@@ -74,18 +70,18 @@ class Rebuild:
     def run(self, scope: Scope, progress: Callable[[int], None] = lambda _: None) -> Rebuilt:
         """Goes through the accounts that the ledger has running balances of. `progress` hears how many so far."""
         done = Rebuilt()
-        under_way: deque[tuple[int, Future[Counter[str]]]] = deque()
+        under_way: deque[tuple[int, Future[dict[AccountName, str]]]] = deque()
 
         def finish_one() -> None:
             accounts, outcomes = under_way.popleft()
-            done.outcomes += outcomes.result()
+            done.outcomes.update(outcomes.result().values())
             done.accounts += accounts
             progress(done.accounts)
 
         # While the stores work for one page, this process works for another.
         with ThreadPoolExecutor(PAGES_AT_ONCE) as threads:
             for page in self._pages(scope):
-                under_way.append((len(page), threads.submit(self._bring_in, page)))
+                under_way.append((len(page), threads.submit(self._bringing_in.bring_in, page, only_missing=True)))
                 if len(under_way) > PAGES_AT_ONCE:
                     finish_one()
             while under_way:
@@ -110,25 +106,3 @@ class Rebuild:
             if len(page) < PAGE_ACCOUNTS:
                 return
             after = page[-1]
-
-    def _bring_in(self, page: Sequence[AccountName]) -> Counter[str]:
-        shard_of = {account: keys.shard_of(account.tenant, account.subject, self._shard_count) for account in page}
-        # The heads before the accounts, and both before the ledger: whatever changes meanwhile is seen by the script.
-        heads = self._bulk.heads(sorted(set(shard_of.values())))
-        epochs = self._bulk.epochs_of([account.key(shard) for account, shard in shard_of.items()])
-        missing = [
-            account
-            for (account, shard), epoch in zip(shard_of.items(), epochs, strict=True)
-            if heads[shard].epoch and epoch != heads[shard].epoch
-        ]
-        if not missing:
-            return Counter()
-        now_ms = self._bulk.now_ms()
-        with transaction(self._engine, ALL_TENANTS) as connection:
-            reading = read(connection, missing, now_ms)
-        found = []
-        for account in missing:
-            head = heads[shard_of[account]]
-            found.append(Bringing(shard_of[account], head.epoch, head.fence, opening(account, now_ms, reading)))
-        replies = self._bulk.run_all([protocol.provision(some) for some in batched(found, MAX_PROVISIONED)])
-        return Counter(word.split(" ")[0] for reply in replies for word in reply)

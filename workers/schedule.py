@@ -14,6 +14,7 @@ from workers import queues
 WATCHDOG_EVERY_S = 2
 ANNOUNCE_EVERY_S = 2
 REBUILD_EVERY_S = 2
+RESET_EVERY_S = 5
 TAKE_UP_EVERY_S = 1
 LINK_EVERY_S = 10
 PARTITIONS_EVERY_S = 6 * 3600
@@ -76,6 +77,7 @@ def _jobs(settings: Settings) -> tuple[tuple[str, str, int], ...]:
         (queues.WATCH, "watchdog", WATCHDOG_EVERY_S),
         (queues.WATCH, "announce", ANNOUNCE_EVERY_S),
         (queues.JOBS, "rebuild", REBUILD_EVERY_S),
+        (queues.JOBS, "reset", RESET_EVERY_S),
         (queues.JOBS, "take_up", TAKE_UP_EVERY_S),
         (queues.JOBS, "link_entries", LINK_EVERY_S),
         (queues.JOBS, "reconcile", settings.reconcile_every_s),

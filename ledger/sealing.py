@@ -1,0 +1,247 @@
+"""Sealing: a period that is over is held against what its entries add up to, once, and what is left of it goes on.
+
+The counters close a period with a `close` entry (lua/rules/buckets.lua); here the ledger says whether it agrees. A row
+of `sealed_periods` is written once and never changed: what is booked into the period afterwards is an adjustment of it
+(ledger/reports.py). A grant of what rolls over is written in the transaction that seals, so there is one, whoever dies.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, insert, text
+
+from ledger import grants
+from ledger.accounts import names_of
+from ledger.grants import RolledOver
+from ledger.instants import from_timestamp, to_timestamp
+from ledger.sealed_table import sealed_periods
+from quota.journal import Place
+from quota.keys import AccountName
+
+
+class Due(NamedTuple):
+    """A period of an account that is over and not sealed, in the order in which they are looked at."""
+
+    end_ms: int
+    tenant: str
+    subject: str
+    metric: str
+    kind: str
+    start_ms: int
+
+    @property
+    def account(self) -> AccountName:
+        return AccountName(self.tenant, self.subject, self.metric)
+
+
+FIRST = Due(-(2**53), "", "", "", "", 0)
+"""Before all that are due."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """What was done to one period. `stated` None: nothing closed it. If something of it went on, there is an
+    `announcement` that Redis must hear of."""
+
+    due: Due
+    used: int
+    stated: int | None
+    rolled_over: int = 0
+    announcement: int | None = None
+
+    @property
+    def differs(self) -> bool:
+        return self.stated != self.used
+
+
+_due = text(
+    """
+    SELECT period_end, tenant, subject, metric, period_kind, period_start FROM balances
+    WHERE NOT is_sealed AND period_end IS NOT NULL AND period_end <= :now
+      AND (period_end, tenant, subject, metric, period_kind, period_start)
+          > (:after, :after_tenant, :after_subject, :after_metric, :after_kind, :after_start)
+    ORDER BY period_end, tenant, subject, metric, period_kind, period_start LIMIT :most
+    """
+)
+
+
+def due_after(connection: Connection, after: Due, now_ms: int, most: int) -> list[Due]:
+    """The next periods that are over at `now_ms` and not sealed, the one that has waited longest first."""
+    wanted = {
+        "now": to_timestamp(now_ms),
+        "after": to_timestamp(max(after.end_ms, 0)),
+        "after_tenant": after.tenant,
+        "after_subject": after.subject,
+        "after_metric": after.metric,
+        "after_kind": after.kind,
+        "after_start": to_timestamp(after.start_ms),
+        "most": most,
+    }
+    return [
+        Due(
+            from_timestamp(row.period_end),
+            row.tenant,
+            row.subject,
+            row.metric,
+            row.period_kind,
+            from_timestamp(row.period_start),
+        )
+        for row in connection.execute(_due, wanted)
+    ]
+
+
+# Whoever seals a period holds its balance until the commit; somebody else who would seal it passes it by.
+_hold = text(
+    """
+    SELECT b.tenant, b.subject, b.metric, b.period_kind, b.period_start, b.period_end, b.plan, b.used,
+           b.shard, b.epoch, b.n
+    FROM unnest(CAST(:tenants AS text[]), CAST(:subjects AS text[]), CAST(:metrics AS text[]),
+                CAST(:kinds AS text[]), CAST(:starts AS timestamptz[]))
+         AS wanted (tenant, subject, metric, period_kind, period_start)
+    JOIN balances b USING (tenant, subject, metric, period_kind, period_start)
+    WHERE NOT b.is_sealed FOR UPDATE OF b SKIP LOCKED
+    """
+)
+
+# The entry that closed a period came after its end; where two did, because Redis lost the first, the last one holds.
+_closed = text(
+    """
+    SELECT held.tenant, held.subject, held.metric, held.period_kind, held.period_start, held.period_end, held.shard,
+           c.epoch, c.n, c.occurred_at, c.used_after AS stated, c.plan, c.detail, added.used, added.entries
+    FROM unnest(CAST(:tenants AS text[]), CAST(:subjects AS text[]), CAST(:metrics AS text[]),
+                CAST(:kinds AS text[]), CAST(:starts AS timestamptz[]))
+         AS wanted (tenant, subject, metric, period_kind, period_start)
+    JOIN balances held USING (tenant, subject, metric, period_kind, period_start) CROSS JOIN LATERAL (
+        SELECT e.epoch, e.n, e.occurred_at, e.used_after, e.plan, e.detail FROM entries e
+        WHERE (e.tenant, e.subject, e.metric) = (held.tenant, held.subject, held.metric)
+          AND e.kind = 'close' AND e.change = 0 AND e.occurred_at >= held.period_end
+          AND (e.period_kind, e.period_start) = (held.period_kind, held.period_start)
+        ORDER BY e.epoch DESC, e.n DESC LIMIT 1
+    ) AS c LEFT JOIN LATERAL (
+        SELECT s.epoch, s.n FROM sealed_periods s
+        WHERE (s.tenant, s.subject, s.metric, s.period_kind)
+            = (held.tenant, held.subject, held.metric, held.period_kind) AND s.period_start < held.period_start
+        ORDER BY s.period_start DESC LIMIT 1
+    ) AS before ON true CROSS JOIN LATERAL (
+        SELECT coalesce(sum(e.change), 0) AS used, count(*) AS entries FROM entries e
+        WHERE (e.tenant, e.subject, e.metric) = (held.tenant, held.subject, held.metric)
+          AND (e.period_kind, e.period_start) = (held.period_kind, held.period_start)
+          AND (e.epoch, e.n) <= (c.epoch, c.n) AND (e.epoch, e.n) > (coalesce(before.epoch, 0), coalesce(before.n, -1))
+          AND e.occurred_at >= held.period_start
+    ) AS added
+    """
+)
+
+# What the first sum leaves out is there only where Redis went back in time or its clock did. Of archived months, the
+# sums are kept.
+_all_of_it = text(
+    """
+    SELECT coalesce(sum(e.change), 0) AS used, count(*) AS entries FROM entries e
+    WHERE (e.tenant, e.subject, e.metric) = (:tenant, :subject, :metric)
+      AND (e.period_kind, e.period_start) = (:kind, :start)
+      AND (CAST(:epoch AS bigint) IS NULL OR (e.epoch, e.n) <= (:epoch, :n))
+    """
+)
+
+_mark = text(
+    """
+    UPDATE balances b SET is_sealed = true
+    FROM unnest(CAST(:tenants AS text[]), CAST(:subjects AS text[]), CAST(:metrics AS text[]),
+                CAST(:kinds AS text[]), CAST(:starts AS timestamptz[]))
+         AS w (tenant, subject, metric, period_kind, period_start)
+    WHERE (b.tenant, b.subject, b.metric, b.period_kind, b.period_start)
+        = (w.tenant, w.subject, w.metric, w.period_kind, w.period_start)
+    """
+)
+
+
+def seal(connection: Connection, wanted: Sequence[Due], now_ms: int) -> list[Sealed]:
+    """Seals those of the periods that the counters have closed, and gives what is left of them to the next."""
+    held = [_due_of(row) for row in connection.execute(_hold, _names_of(wanted))]
+    rows = list(connection.execute(_closed, _names_of(held)))
+    rolled = {_due_of(row): roll for row in rows if (roll := _rollover_in(row)) and roll.until_ms > now_ms}
+    given = dict(zip(rolled, grants.roll_over(connection, list(rolled.values())), strict=True))
+    sealed, values = [], []
+    for row in rows:
+        due = _due_of(row)
+        used, entries = row.used, row.entries
+        if used != row.stated:
+            used, entries = _added_up(connection, due, Place(row.epoch, row.n))
+        grant_id, announcement = given.get(due, (None, None))
+        units = rolled[due].units if due in rolled else 0
+        sealed.append(Sealed(due, int(used), row.stated, units, announcement))
+        values.append(
+            _row(row, row.plan, int(used), entries)
+            | {"stated": row.stated, "epoch": row.epoch, "n": row.n, "closed_at": row.occurred_at}
+            | {"rolled_over": units, "rollover_grant": grant_id}
+        )
+    _write(connection, values, [each.due for each in sealed])
+    return sealed
+
+
+def seal_unclosed(connection: Connection, wanted: Sequence[Due]) -> list[Sealed]:
+    """Seals periods that their accounts have left, and that nothing will close any more, by what their entries say.
+
+    Of a window that was cut short, whose units all went on into the one that took its place, nothing is written.
+    """
+    sealed, values, cut = [], [], []
+    for row in connection.execute(_hold, _names_of(wanted)):
+        due = _due_of(row)
+        used, entries = _added_up(connection, due, None)
+        if used == 0 and row.used == 0:
+            cut.append(due)
+            continue
+        sealed.append(Sealed(due, used, None))
+        values.append(
+            _row(row, row.plan, used, entries)
+            | {"stated": None, "epoch": row.epoch, "n": row.n, "closed_at": row.period_end}
+            | {"rolled_over": 0, "rollover_grant": None}
+        )
+    _write(connection, values, [*cut, *(each.due for each in sealed)])
+    return sealed
+
+
+def _write(connection: Connection, values: list[dict[str, Any]], done: Sequence[Due]) -> None:
+    if values:
+        connection.execute(insert(sealed_periods), values)
+    if done:
+        connection.execute(_mark, _names_of(done))
+
+
+def _row(row: Any, plan: str | None, used: int, entries: int) -> dict[str, Any]:
+    names = ("tenant", "subject", "metric", "period_kind", "period_start", "period_end", "shard")
+    return {name: getattr(row, name) for name in names} | {"plan": plan, "used": used, "entries": entries}
+
+
+def _added_up(connection: Connection, due: Due, through: Place | None) -> tuple[int, int]:
+    wanted = {
+        "tenant": due.tenant,
+        "subject": due.subject,
+        "metric": due.metric,
+        "kind": due.kind,
+        "start": to_timestamp(due.start_ms),
+        "epoch": None if through is None else through.epoch,
+        "n": None if through is None else through.n,
+    }
+    row = connection.execute(_all_of_it, wanted).one()
+    return int(row.used), row.entries
+
+
+def _rollover_in(row: Any) -> RolledOver | None:
+    """What the entry that closed a period says, as `rollover:<units>:<until_ms>`, that goes on into the next."""
+    if row.detail is None or not row.detail.startswith("rollover:"):
+        return None
+    _, units, until_ms = row.detail.split(":")
+    due = _due_of(row)
+    return RolledOver(due.account, due.start_ms, int(units), int(until_ms))
+
+
+def _due_of(row: Any) -> Due:
+    end_ms, start_ms = from_timestamp(row.period_end), from_timestamp(row.period_start)
+    return Due(end_ms, row.tenant, row.subject, row.metric, row.period_kind, start_ms)
+
+
+def _names_of(wanted: Sequence[Due]) -> dict[str, Any]:
+    periods = {"kinds": [due.kind for due in wanted], "starts": [to_timestamp(due.start_ms) for due in wanted]}
+    return names_of([due.account for due in wanted]) | periods

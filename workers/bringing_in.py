@@ -1,0 +1,58 @@
+"""Brings accounts into Redis as Postgres says they are: a page of them, in one reading of the ledger.
+
+The script writes only behind the shard's fence, and an account that lives keeps what it has used; so this may run
+beside requests, and twice.
+"""
+
+from collections.abc import Sequence
+
+from redis import Redis
+from sqlalchemy import Engine
+
+from ledger import shards
+from ledger.openings import opening, read
+from ledger.store import ALL_TENANTS, transaction
+from quota import keys, protocol
+from quota.bulk import Bulk
+from quota.keys import AccountName
+from quota.protocol import MAX_PROVISIONED, Bringing, batched
+
+
+class BringingIn:
+    """Bound to one Redis and one ledger."""
+
+    def __init__(self, connection: "Redis", engine: Engine) -> None:
+        self.bulk = Bulk(connection)
+        self._engine = engine
+        with transaction(engine, ALL_TENANTS) as opened:
+            self.shard_count = shards.count(opened)
+
+    def shard_of(self, account: AccountName) -> int:
+        return keys.shard_of(account.tenant, account.subject, self.shard_count)
+
+    def bring_in(self, accounts: Sequence[AccountName], *, only_missing: bool = False) -> dict[AccountName, str]:
+        """What came of each that had to be brought in: `provisioned`, or why not (`undrained`, `moved`, `failed`).
+        `only_missing` leaves out those that Redis has in the epoch that their shard is in."""
+        shard_of = {account: self.shard_of(account) for account in accounts}
+        # The heads before the accounts, and both before the ledger: whatever changes meanwhile is seen by the script.
+        heads = self.bulk.heads(sorted(set(shard_of.values())))
+        wanted = [account for account, shard in shard_of.items() if heads[shard].epoch]
+        if only_missing:
+            epochs = self.bulk.epochs_of([account.key(shard_of[account]) for account in wanted])
+            wanted = [
+                account
+                for account, epoch in zip(wanted, epochs, strict=True)
+                if epoch != heads[shard_of[account]].epoch
+            ]
+        if not wanted:
+            return {}
+        now_ms = self.bulk.now_ms()
+        with transaction(self._engine, ALL_TENANTS) as connection:
+            reading = read(connection, wanted, now_ms)
+        found = []
+        for account in wanted:
+            head = heads[shard_of[account]]
+            found.append(Bringing(shard_of[account], head.epoch, head.fence, opening(account, now_ms, reading)))
+        replies = self.bulk.run_all([protocol.provision(some) for some in batched(found, MAX_PROVISIONED)])
+        words = [word.split(" ")[0] for reply in replies for word in reply]
+        return dict(zip(wanted, words, strict=True))
