@@ -1,5 +1,7 @@
 """Catalogs: one document a tenant, every version kept: an old entry can be explained with the plan of its day."""
 
+from collections.abc import Sequence
+
 import msgspec
 from sqlalchemy import Connection, desc, insert, select, text
 
