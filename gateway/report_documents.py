@@ -9,6 +9,7 @@ from gateway import csv_cells
 from gateway.answers import period_document
 from ledger.instants import from_timestamp
 from ledger.reports import usage_end_ms
+from ledger.sealed_reports import SealedPeriod
 from quota.handles import Receipt
 from quota.periods import Period, PeriodKind, to_rfc3339
 
@@ -77,18 +78,27 @@ def standing_document(row: Any) -> dict[str, Any]:
     }
 
 
-def seal_document(row: Any) -> dict[str, Any]:
-    """One sealed period: its closing balance, and what was booked into it afterwards."""
+def seal_document(sealed: SealedPeriod) -> dict[str, Any]:
+    """One sealed period: its closing balance, what went on from it, and what was booked into it afterwards."""
+    row, change = sealed.row, int(sealed.row.late_change)
     return {
         "subject": row.subject,
         "metric": row.metric,
         "plan": row.plan,
         "period": _period(row),
-        "sealed_at": to_rfc3339(from_timestamp(row.occurred_at)),
+        "closed_at": to_rfc3339(from_timestamp(row.closed_at)),
+        "sealed_at": to_rfc3339(from_timestamp(row.sealed_at)),
         "entry": entry_id(row.shard, row.epoch, row.n),
-        "used": row.used_after,
-        "adjustments": {"entries": row.entries, "change": int(row.change)},
-        "used_adjusted": row.used_after + int(row.change),
+        "used": row.used,
+        "stated": row.stated,
+        "entries": row.entries,
+        "rolled_over": row.rolled_over,
+        "adjustments": {
+            "entries": row.late_entries,
+            "change": change,
+            "items": [entry_document(each) for each in sealed.adjustments],
+        },
+        "used_adjusted": row.used + change,
     }
 
 

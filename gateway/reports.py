@@ -27,8 +27,9 @@ from gateway.report_documents import (
 from gateway.report_queries import by_in, identifier_in, kind_in, range_in, usage_range_in
 from gateway.resources import StrictRequest, caller, from_path
 from gateway.streams import BoundedStream
-from ledger import balances_at, reports
-from ledger.reports import EntryPlace, Piece, SealPlace, UsagePlace, Wanted
+from ledger import balances_at, reports, sealed_reports
+from ledger.reports import EntryPlace, Piece, UsagePlace, Wanted
+from ledger.sealed_reports import SealPlace
 from ledger.store import Store
 from quota.errors import InvalidRequest, UnknownMetric
 from quota.periods import to_rfc3339
@@ -208,6 +209,6 @@ async def list_periods(request: StrictRequest, reporting: NamedDependency[Report
     wanted = Wanted(tenant, metric=metric, from_ms=began.from_ms, to_ms=began.to_ms)
 
     async def read_piece(after: SealPlace | None, most: int) -> Piece[SealPlace]:
-        return await reporting.reading.read(tenant, reports.sealed_periods_after, wanted, after, most)
+        return await reporting.reading.read(tenant, sealed_reports.sealed_periods_after, wanted, after, most)
 
-    return await reporting.page(request, read_piece, SealPlace, reports.place_of_seal, seal_document)
+    return await reporting.page(request, read_piece, SealPlace, sealed_reports.place_of_seal, seal_document)

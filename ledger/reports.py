@@ -30,16 +30,6 @@ class EntryPlace(NamedTuple):
     n: int
 
 
-class SealPlace(NamedTuple):
-    """Where the entry that sealed a period stands."""
-
-    subject: str
-    metric: str
-    epoch: int
-    n: int
-    instant_ms: int
-
-
 class UsagePlace(NamedTuple):
     """The end of the last sum's hour, day or month."""
 
@@ -105,7 +95,7 @@ def knows_metric(connection: Connection, tenant: str, metric: str) -> bool:
     return connection.execute(_knows_metric, {"tenant": tenant, "metric": metric}).scalar_one_or_none() is not None
 
 
-_shown = [
+SHOWN = [
     entries.c[name]
     for name in (
         *("shard", "epoch", "n", "occurred_at", "subject", "metric", "kind", "amount", "change", "used_after"),
@@ -157,7 +147,7 @@ def place_of_entry(row: Any) -> EntryPlace:
 
 def _of_tenant(wanted: Wanted, after: EntryPlace | None) -> Select[Any]:
     order = [entries.c[name] for name in _BY_INSTANT]
-    query = select(*_shown).where(*_in_range(wanted)).order_by(*order)
+    query = select(*SHOWN).where(*_in_range(wanted)).order_by(*order)
     if after is not None:
         place = (to_timestamp(after.instant_ms), after.shard, after.epoch, after.n)
         query = query.where(tuple_(*order) > tuple_(*place))
@@ -171,14 +161,14 @@ def _of_subject(wanted: Wanted, after: EntryPlace | None, look: int) -> Select[A
         account.append(balances.c.metric == wanted.metric)
     metrics = select(balances.c.metric).distinct().where(*account).subquery("metrics")
     order = [entries.c[name] for name in _BY_PLACE]
-    query = select(*_shown).where(
+    query = select(*SHOWN).where(
         *_in_range(wanted), entries.c.subject == wanted.subject, entries.c.metric == metrics.c.metric
     )
     if after is not None:
         query = query.where(tuple_(*order) > tuple_(after.epoch, after.n, to_timestamp(after.instant_ms)))
     of_account = query.order_by(*order).limit(look).lateral("of_account")
     return (
-        select(*(of_account.c[column.name] for column in _shown))
+        select(*(of_account.c[column.name] for column in SHOWN))
         .select_from(metrics.join(of_account, true()))
         .order_by(*(of_account.c[name] for name in _BY_PLACE))
         .limit(look)
@@ -232,63 +222,3 @@ def usage_end_ms(by: str, start_ms: int) -> int:
     end_ms = start_ms + HOUR_MS if by == "hour" else period_at(PeriodKind(by), start_ms).end_ms
     assert end_ms is not None, "days and months have an end"
     return end_ms
-
-
-# A level has no period that ends, and is never sealed. Where Redis lost a seal and made it again, the last one holds.
-_seals = text(
-    """
-    WITH seals AS (
-        SELECT c.shard, c.epoch, c.n, c.occurred_at, c.tenant, c.subject, c.metric, c.plan,
-               c.period_kind, c.period_start, c.period_end, c.used_after
-        FROM entries c
-        WHERE c.tenant = :tenant AND c.kind = 'close' AND c.change = 0
-          AND (CAST(:metric AS text) IS NULL OR c.metric = :metric)
-          AND (CAST(:from AS timestamptz) IS NULL OR c.occurred_at > :from AND c.period_start >= :from)
-          AND (CAST(:to AS timestamptz) IS NULL OR c.period_start < :to)
-          AND (CAST(:after_n AS bigint) IS NULL OR
-               (c.subject, c.metric, c.epoch, c.n, c.occurred_at)
-                   > (:after_subject, :after_metric, :after_epoch, :after_n, :after))
-          AND NOT EXISTS (
-              SELECT FROM entries again
-              WHERE (again.tenant, again.subject, again.metric) = (c.tenant, c.subject, c.metric)
-                AND again.kind = 'close' AND again.change = 0 AND (again.epoch, again.n) > (c.epoch, c.n)
-                AND (again.period_kind, again.period_start) = (c.period_kind, c.period_start)
-          )
-        ORDER BY c.subject, c.metric, c.epoch, c.n, c.occurred_at LIMIT :most
-    )
-    SELECT seals.*, late.entries, late.change
-    FROM seals CROSS JOIN LATERAL (
-        SELECT count(*) AS entries, coalesce(sum(e.change), 0) AS change FROM entries e
-        WHERE (e.tenant, e.subject, e.metric) = (seals.tenant, seals.subject, seals.metric)
-          AND e.is_late AND (e.epoch, e.n) > (seals.epoch, seals.n)
-          AND (e.period_kind, e.period_start) = (seals.period_kind, seals.period_start)
-    ) AS late
-    ORDER BY seals.subject, seals.metric, seals.epoch, seals.n, seals.occurred_at
-    """
-)
-
-
-def sealed_periods_after(
-    connection: Connection, wanted: Wanted, after: SealPlace | None, most: int
-) -> Piece[SealPlace]:
-    """Periods that began in the wanted time and are sealed, by subject and metric: the entry that sealed each, with
-    `used_after` its closing balance, and how many late `entries` were booked into it afterwards, with their `change`.
-    """
-    words = {
-        "tenant": wanted.tenant,
-        "metric": wanted.metric,
-        "from": None if wanted.from_ms is None else to_timestamp(wanted.from_ms),
-        "to": None if wanted.to_ms is None else to_timestamp(wanted.to_ms),
-        "after_subject": after and after.subject,
-        "after_metric": after and after.metric,
-        "after_epoch": after and after.epoch,
-        "after_n": after and after.n,
-        "after": after and to_timestamp(after.instant_ms),
-        "most": most,
-    }
-    rows = connection.execute(_seals, words).all()
-    return Piece(rows, place_of_seal(rows[-1]) if len(rows) == most else None)
-
-
-def place_of_seal(row: Any) -> SealPlace:
-    return SealPlace(row.subject, row.metric, row.epoch, row.n, from_timestamp(row.occurred_at))

@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 
 from gateway.report_documents import ENTRY_MEMBERS
 from tests.acceptance.reported import PATH, ROUTES, SUBJECT, Told, refused, two_tenants
-from tests.system import System
+from tests.system import System, eventually
 
 LATER = "2099-01-01T00:00:00Z"
 
@@ -144,14 +144,16 @@ class TestPeriods:
     def test_sealed_ones_are_told_with_closing_balances_and_later_adjustments(
         self, told: Told, document: dict[str, Any]
     ) -> None:
+        eventually(lambda: len(told.items("/v1/periods")) == 2, "both periods are sealed")
         answer = told.get("/v1/periods")
         assert errors_of(document, "/v1/periods", answer) == []
         found = answer.json()["items"]
         assert [(each["subject"], each["metric"], each["plan"]) for each in found] == [(SUBJECT, "calls", "free")] * 2
-        assert [(each["used"], each["adjustments"], each["used_adjusted"]) for each in found] == [
-            (7, {"entries": 1, "change": -3}, 4),
-            (5, {"entries": 0, "change": 0}, 5),
-        ]
+        adjusted, other = (each["adjustments"] for each in found)
+        (late,) = adjusted["items"]
+        assert (adjusted["entries"], adjusted["change"], late["kind"], late["change"]) == (1, -3, "refund", -3)
+        assert other == {"entries": 0, "change": 0, "items": []}
+        assert [(each["used"], each["stated"], each["used_adjusted"]) for each in found] == [(7, 7, 4), (5, 5, 5)]
         assert told.items("/v1/periods", limit=1) == found
         first = found[0]["period"]
         assert told.items("/v1/periods", from_=first["start"], to=first["end"]) == found[:1]

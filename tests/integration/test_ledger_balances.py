@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import redis
 
-from ledger import balances_at, reports
+from ledger import balances_at, reports, sealing
 from ledger.instants import from_timestamp
-from ledger.reports import SealPlace, Wanted
+from ledger.reports import Wanted
+from ledger.sealed_reports import SealPlace, place_of_seal, sealed_periods_after
+from ledger.store import ALL_TENANTS, transaction
 from quota import keys
 from quota.formats import Window
 from quota.periods import DAY_MS, Period
@@ -128,13 +130,24 @@ def _ends_in(pipeline: Pipeline, days: int) -> Period:
     return Period(period.kind, period.start_ms, pipeline.clocked.now_ms() + days * DAY_MS)
 
 
+def seal(pipeline: Pipeline) -> None:
+    """Seals whatever has been closed."""
+    now_ms = pipeline.clocked.now_ms()
+    with transaction(pipeline.engine, ALL_TENANTS) as connection:
+        due = sealing.due_after(connection, sealing.FIRST, now_ms, 100)
+        sealing.seal(connection, due, now_ms)
+
+
 class TestSealedPeriods:
     def told(self, pipeline: Pipeline, **wanted: Any) -> list[tuple[str, int, int, int, int]]:
         """Metric, start, the closing balance, and how many entries were booked later with which change."""
-        piece = pipeline.call(reports.reading, reports.sealed_periods_after, Wanted("t", **wanted), None, 100)
+        piece = pipeline.call(reports.reading, sealed_periods_after, Wanted("t", **wanted), None, 100)
+        for each in piece.rows:
+            assert len(each.adjustments) == each.row.late_entries
+            assert sum(late.change for late in each.adjustments) == each.row.late_change
         return [
-            (row.metric, from_timestamp(row.period_start), row.used_after, row.entries, int(row.change))
-            for row in piece.rows
+            (row.metric, from_timestamp(row.period_start), row.used, row.late_entries, int(row.late_change))
+            for row in (each.row for each in piece.rows)
         ]
 
     def test_one_is_told_with_its_closing_balance_once_it_is_sealed(self, pipeline: Pipeline) -> None:
@@ -145,6 +158,8 @@ class TestSealedPeriods:
         sealed = roll(pipeline)
         do(pipeline, Mode.CONSUME, 1)
         pipeline.drained()
+        assert self.told(pipeline) == []
+        seal(pipeline)
         assert self.told(pipeline) == [("m", sealed.period.start_ms, 7, 0, 0)]
 
     def test_what_was_booked_late_adjusts_it_and_the_closing_balance_stays(self, pipeline: Pipeline) -> None:
@@ -156,6 +171,7 @@ class TestSealedPeriods:
         do(pipeline, Mode.CHARGE, 6, f"{(sealed.period.end_ms or 0) - 1} {sealed}")
         do(pipeline, Mode.CONSUME, 3)
         pipeline.drained()
+        seal(pipeline)
         assert self.told(pipeline) == [("m", sealed.period.start_ms, 7, 2, 6 - 2)]
         assert pipeline.rows("SELECT used FROM balances ORDER BY period_start") == [(7 + 6 - 2,), (3,)]
 
@@ -167,6 +183,7 @@ class TestSealedPeriods:
         sealed = roll(pipeline)
         start_ms = sealed.period.start_ms
         pipeline.drained()
+        seal(pipeline)
         assert self.told(pipeline, from_ms=start_ms, to_ms=start_ms + 1) == [("m", start_ms, 7, 0, 0)]
         assert self.told(pipeline, from_ms=start_ms + 1) == self.told(pipeline, to_ms=start_ms) == []
         assert self.told(pipeline, metric="m") != [] == self.told(pipeline, metric="m2")
@@ -182,6 +199,7 @@ class TestSealedPeriods:
             text = f"{kind} {pipeline.clocked.now_ms()} {amount} {amount} {used} 1 1 {words}"
             pipeline.put(text.replace("- - - -", "- - -"), subject="u")
         pipeline.drained()
+        seal(pipeline)
         assert self.told(pipeline) == [("m", sealed.period.start_ms, 8, 0, 0)]
 
     def test_they_are_walked_without_gap_or_repetition(self, pipeline: Pipeline) -> None:
@@ -190,11 +208,12 @@ class TestSealedPeriods:
             pipeline.put(_close(pipeline, metric, used=3), metric=metric)
             pipeline.put(_close(pipeline, metric, used=4, days=1), metric=metric)
         pipeline.drained()
+        seal(pipeline)
         walked: list[SealPlace] = []
         after = None
         while len(walked) < 10:
-            piece = pipeline.call(reports.reading, reports.sealed_periods_after, Wanted("t"), after, 2)
-            walked += map(reports.place_of_seal, piece.rows)
+            piece = pipeline.call(reports.reading, sealed_periods_after, Wanted("t"), after, 2)
+            walked += map(place_of_seal, piece.rows)
             after = piece.after
             if after is None:
                 break

@@ -8,7 +8,8 @@ import pytest
 from litestar.datastructures import MultiDict
 
 from gateway.paging import MAX_CURSOR_CHARACTERS, Cursors, cursor_to
-from ledger.reports import EntryPlace, SealPlace
+from ledger.reports import EntryPlace
+from ledger.sealed_reports import SealPlace
 from quota.errors import InvalidRequest
 
 LISTED = ["t", "/v1/entries", "kind=refund"]
@@ -27,7 +28,7 @@ def test_a_cursor_leads_back_to_its_place() -> None:
 
 
 def test_the_longest_place_fits() -> None:
-    place = SealPlace("s" * 200, "m" * 200, 2**53 - 1, 2**53 - 1, 2**53 - 1)
+    place = SealPlace("s" * 200, "m" * 200, "month", 2**53 - 1)
     cursor = CURSORS.to(place, LISTED)
     assert len(cursor) <= MAX_CURSOR_CHARACTERS
     assert CURSORS.place_in(MultiDict([("cursor", cursor)]), SealPlace, LISTED) == place
