@@ -136,7 +136,7 @@ class TestJobs:
         scheduler.settings = Settings()
         scheduler.plan()
         planned = connection.zrange(scheduler.scheduled_jobs_key, 0, -1)
-        assert len(planned) == 9
+        assert len(planned) == 10
         connection.flushall()
         scheduler.enqueue_jobs()
         assert sorted(connection.zrange(scheduler.scheduled_jobs_key, 0, -1)) == sorted(planned)

@@ -17,6 +17,7 @@ from tests.conftest import Database
 from tests.integration.pipeline import Crashed, Pipeline
 from workers import asked_jobs
 from workers.rebuild import Rebuild
+from workers.reset import Reset
 from workers.taking_up import TakingUp
 
 DEADLINE_S = 30.0
@@ -270,12 +271,14 @@ class TestTakingUp:
 
     def test_what_runs_by_itself_runs_when_asked(self, pipeline: Pipeline) -> None:
         pipeline.shard.open(limit=None).consume(*[pipeline.shard.step(2)] * 3)
-        drain, reconcile, rebuild = (ask(pipeline, name) for name in ("drain", "reconcile", "rebuild"))
+        names = ("drain", "reconcile", "rebuild", "reset")
+        drain, reconcile, rebuild, reset = (ask(pipeline, name) for name in names)
         taking_up = TakingUp(pipeline.engine)
-        rebuilding = Rebuild(pipeline.connection, pipeline.engine)
-        taking_up.stepping |= asked_jobs.stepping(pipeline.drain(), pipeline.reconcile(), rebuilding)
-        for _ in range(3):
+        rebuilding, resetting = (kind(pipeline.connection, pipeline.engine) for kind in (Rebuild, Reset))
+        taking_up.stepping |= asked_jobs.stepping(pipeline.drain(), pipeline.reconcile(), rebuilding, resetting)
+        for _ in range(4):
             taking_up.run_once()
         assert read(pipeline, drain).result == {"entries": 3}
         assert (read(pipeline, reconcile).result or {})["drifted"] == 0
         assert (read(pipeline, rebuild).result or {})["accounts"] == 1
+        assert (read(pipeline, reset).result or {})["waiting"] == 0
