@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Tenant
-from tests.system import System
+from tests.system import System, eventually
 
 MakeTenant = Callable[[str | dict[str, Any]], Tenant]
 
@@ -151,3 +151,53 @@ class TestPlans:
             answer = tenant.client.get(f"/v1/plans?{query}")
             field = query.partition("=")[0]
             assert (answer.status_code, answer.json()["field"]) == (400, field), query
+
+
+ROLLING: dict[str, Any] = {
+    "metrics": {"m": {}},
+    "plans": {
+        "rolling": {"rank": 0, "limits": {"m": {"limit": 10, "period": "month", "rollover": {"max": 5}}}},
+        "life": {"rank": 1, "limits": {"m": {"limit": 3}}},
+    },
+}
+
+
+class TestAtThePeriodsEnd:
+    def put(self, tenant: Tenant, plan: str, **fields: Any) -> dict[str, Any]:
+        return dict(tenant.subscribe("u", plan, **fields).json())
+
+    def test_what_is_scheduled_is_shown_and_nothing_changes_before(self, make_tenant: MakeTenant) -> None:
+        tenant = make_tenant(CATALOG)
+        self.put(tenant, "month", anchor="2026-01-31T06:00:00Z")
+        answer = self.put(tenant, "day", effective="period_end", add_ons={})
+        assert (answer["plan"], answer["anchor"]) == ("month", "2026-01-31T06:00:00Z")
+        assert tenant.consume("u", "m", 11).status_code == 429
+        (period,) = {each["period"]["end"] for each in tenant.status("u")["metrics"] if each["metric"] == "m"}
+        scheduled = {"at": period, "plan": "day", "status": "active", "anchor": None, "add_ons": {}}
+        assert answer["scheduled"] == tenant.status("u")["subscription"]["scheduled"] == scheduled
+        assert tenant.client.get("/v1/subjects/u/subscription").json() == answer
+        assert self.put(tenant, "day")["scheduled"] is None
+        assert tenant.consume("u", "m", 11).status_code == 200
+
+    def test_it_needs_a_subscription_and_a_period_that_ends(self, make_tenant: MakeTenant) -> None:
+        tenant = make_tenant(ROLLING)
+        body = {"plan": "rolling", "effective": "period_end"}
+        assert tenant.client.put("/v1/subjects/u/subscription", json=body).status_code == 404
+        self.put(tenant, "life")
+        answer = tenant.client.put("/v1/subjects/u/subscription", json=body)
+        assert (answer.status_code, answer.json()["field"]) == (400, "effective")
+        assert tenant.status("u")["subscription"]["scheduled"] is None
+
+    def test_a_period_of_which_something_goes_on_is_opened_though_nothing_is_used(
+        self, system: System, make_tenant: MakeTenant
+    ) -> None:
+        tenant = make_tenant(ROLLING)
+        self.put(tenant, "rolling")
+        where = (tenant.name, "u")
+        query = "SELECT kind, change, used_after FROM entries WHERE (tenant, subject) = (%s, %s)"
+        eventually(lambda: system.sql(query, *where) == [("open", 0, 0)], "its period is opened")
+        assert tenant.status("u")["metrics"][0]["used"] == 0
+        self.put(tenant, "rolling")
+        tenant.consume("u", "m", 2)
+        kinds = [("consume", 2, 2), ("open", 0, 0)]
+        eventually(lambda: sorted(system.sql(query, *where)) == kinds, "it is opened once")
