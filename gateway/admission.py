@@ -16,6 +16,7 @@ from quota.counters import Counters
 from quota.decisions import Decision, decision
 from quota.demands import Asked, Demand, step
 from quota.errors import CountersDamaged, CountersUnavailable, IdempotencyKeyReused, NotFound
+from quota.formats import NONE
 from quota.keys import AccountName
 from quota.protocol import Mode
 from quota.replies import Outcome, Reply, Verdict
@@ -139,6 +140,8 @@ class Admission:
                 over.append(self._roller.roll(shard, state, reply.now_ms))
         if over:
             await asyncio.gather(*over)
+        if missing and reply.fence == NONE:
+            raise CountersUnavailable("the counters are being rebuilt; nothing was charged")
         if missing:
             await self._provisioner.provision(missing)
 

@@ -11,7 +11,8 @@
 -- Reply: one text a request. Its first line says what came of it:
 --   allowed <now_ms> <epoch> <n of the first entry>    a check that would pass has n = -
 --   denied <now_ms>
---   unready <now_ms> <epoch> <fence>                   some account must be provisioned or rolled first
+--   unready <now_ms> <epoch> <fence>                   some account must be provisioned or rolled first; the fence is -
+--                                                      while entries of an older epoch wait that it may be in
 --   uninitialised <now_ms>                             the shard has no head: Redis lost it
 --   catalog_changed <now_ms>                           the request was put together with an older catalog
 --   key_reused <now_ms>                                the idempotency key belongs to another body
@@ -94,6 +95,17 @@ local function make_rules()
     return first_line
   end
 
+  -- The ledger's balance is the last word only if all of the epochs before was in it when it was asked.
+  local function fence_of(request)
+    for _, charge in ipairs(request) do
+      if not charge.account or charge.account.epoch ~= request.epoch then
+        local oldest = redis.call('XRANGE', request.journal_key, '-', '+', 'COUNT', 1)[1]
+        return oldest and match(oldest[1], '^%d+') ~= request.epoch and '-' or request.head.fence
+      end
+    end
+    return request.head.fence
+  end
+
   local takes_all_held = { commit = true, release = true }
 
   local function load_all(request)
@@ -144,7 +156,7 @@ local function make_rules()
     local is_ready, damage = load_all(request)
     if damage then return 'failed ' .. damage end
     if not is_ready then
-      return described('unready ' .. now .. ' ' .. request.epoch .. ' ' .. request.head.fence, request)
+      return described('unready ' .. now .. ' ' .. request.epoch .. ' ' .. fence_of(request), request)
     end
     entries = {}
     local word, stumble = carefully(decide_by_mode, request)

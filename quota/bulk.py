@@ -18,11 +18,13 @@ MAX_PIPELINED_CALLS = 32
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What a shard's head says: its epoch (0: there is no head), its fence, and the epoch that was `rebuilt` last."""
+    """What a shard's head says: its epoch (0: there is no head), its fence, and the epoch that was `rebuilt` last; and
+    whether the ledger has all of the epochs before, which it is to be asked for only then."""
 
     epoch: int
     fence: str
     rebuilt: int
+    is_drained: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +60,11 @@ class Bulk:
         pipeline = self._connection.pipeline(transaction=False)
         for shard in shards:
             pipeline.hmget(keys.head(shard), ("epoch", "fence", "rebuilt"))
-        replies = zip(shards, pipeline.execute(), strict=True)
+            pipeline.xrange(keys.journal(shard), count=1)
+        replies = pipeline.execute()
         return {
-            shard: Head(int(epoch or 0), (fence or b"0").decode(), int(rebuilt or 0))
-            for shard, (epoch, fence, rebuilt) in replies
+            shard: _head(fields, oldest)
+            for shard, fields, oldest in zip(shards, replies[::2], replies[1::2], strict=True)
         }
 
     def note_rebuilt(self, epochs: Mapping[int, int]) -> None:
@@ -99,6 +102,12 @@ class Bulk:
                 # Of a script that was forgotten nothing had run.
                 replies.append(_decoded(run(self._connection, call) if isinstance(reply, NoScriptError) else reply))
         return replies
+
+
+def _head(fields: Sequence[bytes | None], oldest: Any) -> Head:
+    epoch, fence, rebuilt = fields
+    is_drained = not oldest or Place.parsed(oldest[0][0].decode()).epoch >= int(epoch or 0)
+    return Head(int(epoch or 0), (fence or b"0").decode(), int(rebuilt or 0), is_drained)
 
 
 def _running(fields: Any) -> Running | None:

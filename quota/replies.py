@@ -78,7 +78,8 @@ class AccountState:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came of a step. `epoch` and `fence` say what Redis knew; `first_n` names the first entry, None if none."""
+    """What came of a step. `epoch` and `fence` say what Redis knew; with a fence of `-` entries of an older epoch wait
+    for the ledger. `first_n` names the first entry, None if none."""
 
     outcome: Outcome
     now_ms: int = 0

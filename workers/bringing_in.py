@@ -44,8 +44,11 @@ class BringingIn:
                 for account, epoch in zip(wanted, epochs, strict=True)
                 if epoch != heads[shard_of[account]].epoch
             ]
+        # Asked before all of the older epochs is in it, the ledger would not have the last word.
+        outcomes = {account: "undrained" for account in wanted if not heads[shard_of[account]].is_drained}
+        wanted = [account for account in wanted if account not in outcomes]
         if not wanted:
-            return {}
+            return outcomes
         now_ms = self.bulk.now_ms()
         with transaction(self._engine, ALL_TENANTS) as connection:
             reading = read(connection, wanted, now_ms)
@@ -55,4 +58,4 @@ class BringingIn:
             found.append(Bringing(shard_of[account], head.epoch, head.fence, opening(account, now_ms, reading)))
         replies = self.bulk.run_all([protocol.provision(some) for some in batched(found, MAX_PROVISIONED)])
         words = [word.split(" ")[0] for reply in replies for word in reply]
-        return dict(zip(wanted, words, strict=True))
+        return outcomes | dict(zip(wanted, words, strict=True))

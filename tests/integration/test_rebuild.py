@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import redis
@@ -16,7 +17,7 @@ from quota.protocol import Charge
 from tests.conftest import SHARDS, Database
 from tests.integration.pipeline import Pipeline
 from tests.integration.shard import Shard
-from workers import rebuild
+from workers import bringing_in, rebuild
 from workers.rebuild import Rebuild, Rebuilt, Scope
 
 CATALOG = """
@@ -148,3 +149,35 @@ def test_heads_and_accounts_that_are_not_there_have_no_epoch(connection: "redis.
     bulk = Bulk(connection)
     assert bulk.heads([1])[1].epoch == 0
     assert bulk.epochs_of(["qg:{1}:a:t:u:m"]) == [0]
+
+
+def test_what_is_drained_while_an_account_is_brought_in_is_not_missed(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger is read, then the last entry of the epoch before comes into it, then the script looks at the journal:
+    by then nothing waits there any more, and the balance that was read is too old."""
+    begin(pipeline, 1)
+    name, now_ms = account(1), pipeline.shard.now_ms()
+    shard = Shard(pipeline.connection, shard_of(name))
+    shard.provision(opening(name, now_ms, pipeline.call(read, [name], now_ms)))
+    charge = Charge(name.key(shard.number), 7)
+    shard.consume(shard.step(0, charges=(charge,)))
+    pipeline.drained()
+    shard.consume(shard.step(0, charges=(charge,)))
+    begin(pipeline, 2)
+
+    def read_then_drain(*arguments: Any) -> Any:
+        found = read(*arguments)
+        pipeline.drained()
+        return found
+
+    monkeypatch.setattr(bringing_in, "read", read_then_drain)
+    held = Rebuild(pipeline.connection, pipeline.engine)
+    (reply,) = shard.consume(shard.step(0, charges=(charge,)))
+    assert (reply.outcome.value, reply.fence) == ("unready", "-"), "a gateway would have read the ledger too early"
+    held.run(Scope())
+    pipeline.drained()
+    assert held.run(Scope(subject=name.subject)).is_complete
+    assert used(pipeline) == {charge.account_key: 14}
+    (reply,) = shard.consume(shard.step(0, charges=(charge,)))
+    assert (reply.outcome.value, reply.accounts[0].used) == ("allowed", 21)
