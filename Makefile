@@ -21,7 +21,7 @@ test: install  ## run every check and every test
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
-	.venv/bin/python -m pytest -q --numprocesses 2 --dist loadfile
+	.venv/bin/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 soak: install  ## what takes long: a million steps beside the model, and Redis broken again and again, made-up requests (SEED=1 repeats)
 	.venv/bin/python -m tests.soak.model $(if $(SEED),--seed $(SEED))

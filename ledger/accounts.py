@@ -11,6 +11,7 @@ from quota.journal import Place
 from quota.keys import AccountName
 from quota.periods import DAY_MS, Period, PeriodKind
 
+_KINDS = {kind.value: kind for kind in PeriodKind}
 LONGEST_CAP_MS = 400 * DAY_MS
 """Longer than a year, the longest window that a cap can have: one that began earlier is over."""
 
@@ -25,13 +26,25 @@ class Balance:
     place: Place
 
 
-def names_of(accounts: Sequence[AccountName]) -> dict[str, list[str]]:
-    """Accounts as the parameters of a statement: tenants, subjects and metrics, side by side."""
+def names_of(accounts: Sequence[AccountName]) -> dict[str, str]:
+    """Accounts as the parameters of a statement: tenants, subjects and metrics, side by side, each an array as Postgres
+    writes it. psycopg would write lists one text at a time, which is most of what asking for many accounts costs."""
     return {
-        "tenants": [account.tenant for account in accounts],
-        "subjects": [account.subject for account in accounts],
-        "metrics": [account.metric for account in accounts],
+        "tenants": array_text([account.tenant for account in accounts]),
+        "subjects": array_text([account.subject for account in accounts]),
+        "metrics": array_text([account.metric for account in accounts]),
     }
+
+
+def array_text(texts: Sequence[str]) -> str:
+    """`{"a","b"}`, for a CAST to text[]."""
+    if not texts:
+        return "{}"
+    body = '","'.join(texts)
+    if "\\" in body or body.count('"') != 2 * (len(texts) - 1):
+        escaped = (each.replace("\\", "\\\\").replace('"', '\\"') for each in texts)
+        body = '","'.join(escaped)
+    return f'{{"{body}"}}'
 
 
 _running = text(
@@ -50,11 +63,11 @@ def running_balances(
     connection: Connection, accounts: Sequence[AccountName], now_ms: int
 ) -> dict[AccountName, list[Balance]]:
     """The balances of periods that have not ended at `now_ms`, the one that moved last first."""
-    rows = connection.execute(_running, names_of(accounts) | {"now": to_timestamp(now_ms)})
+    rows = connection.execute(_running, names_of(accounts) | {"now": to_timestamp(now_ms)}).all()
     found: dict[AccountName, list[Balance]] = defaultdict(list)
     for row in rows:
         end_ms = None if row.period_end is None else from_timestamp(row.period_end)
-        period = Period(PeriodKind(row.period_kind), from_timestamp(row.period_start), end_ms)
+        period = Period(_KINDS[row.period_kind], from_timestamp(row.period_start), end_ms)
         account = AccountName(row.tenant, row.subject, row.metric)
         found[account].append(Balance(period, row.plan, row.used, Place(row.epoch, row.n)))
     return found
@@ -95,7 +108,7 @@ def running(
         "shards": None if among is None else sorted(among),
         "most": most,
     }
-    return [AccountName(row.tenant, row.subject, row.metric) for row in connection.execute(_pages, wanted)]
+    return [AccountName(row.tenant, row.subject, row.metric) for row in connection.execute(_pages, wanted).all()]
 
 
 # Redis was lost after the period's end and before anybody rolled it. Its balance is still to be sealed.

@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 from ledger import accounts, catalogs, grants, holds, subscriptions
 from ledger.accounts import Balance
 from ledger.grants import Granted
+from ledger.plans import led_by_index
 from quota.catalog import Catalog
 from quota.entitlement import Subscription, entitlement
 from quota.formats import NONE, CapState, GrantState, Terms, Window
@@ -37,6 +38,7 @@ class Reading:
 
 def read(connection: Connection, wanted: list[AccountName], now_ms: int) -> Reading:
     """Everything that the openings of some accounts need."""
+    led_by_index(connection)
     tenants = sorted({account.tenant for account in wanted})
     subjects = sorted({(account.tenant, account.subject) for account in wanted})
     return Reading(

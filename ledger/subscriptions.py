@@ -31,7 +31,7 @@ def of_subjects(connection: Connection, wanted: Sequence[tuple[str, str]]) -> di
     rows = connection.execute(
         _of_subjects, {"tenants": [tenant for tenant, _ in wanted], "subjects": [subject for _, subject in wanted]}
     )
-    return {(row.tenant, row.subject): _subscription(row) for row in rows}
+    return {(row.tenant, row.subject): _subscription(row) for row in rows.all()}
 
 
 def _subscription(row: Any) -> Subscription:

@@ -13,6 +13,7 @@ SUBSCRIPTION_STATUSES = ("active", "trialing", "past_due", "canceled", "paused")
 STATUSES_IN_FORCE = ("active", "trialing", "past_due")
 """Who is late with a payment keeps the plan until somebody cancels it. Any other word counts as not in force."""
 
+_KINDS = {kind.value: kind for kind in PeriodKind}
 _NOTHING = Limit(limit=0)
 """What a plan grants of a metric that it does not name: none, ever."""
 
@@ -112,7 +113,7 @@ def entitlement(catalog: Catalog, subscription: Subscription | None, metric_name
         anchor_ms = subscription.anchor_ms
         if limit is not None:
             limit = min(MAX_AMOUNT, limit + _added(catalog, subscription.add_ons, metric_name))
-    kind = PeriodKind(granted.period or "lifetime")
+    kind = _KINDS[granted.period or "lifetime"]
     rollover = None if granted.rollover is None else granted.rollover.max
     return Entitlement(
         plan_name, limit, granted.enforcement, kind, anchor_ms, metric.warn_at_pct, metric.kind, granted.caps, rollover

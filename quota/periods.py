@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 
 from quota.errors import InvalidRequest
 
@@ -52,6 +53,7 @@ class Period:
     end_ms: int | None
 
 
+@lru_cache(maxsize=1_024)  # whoever asks for many accounts asks of one instant
 def period_at(kind: PeriodKind, at_ms: int, anchor_ms: int | None = None) -> Period:
     """The period of this kind that the instant lies in.
 

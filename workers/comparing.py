@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 
 from ledger import comparison, shards
 from ledger.comparison import BEFORE_ALL, BEGINNING, Difference, Expected, Known
+from ledger.plans import led_by_index
 from ledger.store import ALL_TENANTS, transaction
 from quota.account_reading import Accounts, Counter, Damaged
 from quota.journal import Journal, Place
@@ -149,6 +150,7 @@ class Comparing:
             return [], damaged
         now_ms = self._journal.now_ms()
         with transaction(self._snapshots, ALL_TENANTS) as connection:
+            led_by_index(connection)
             known = comparison.known(connection, settled)
             sights = {each.key: Sight(each, said) for each, said in zip(settled, known, strict=True)}
             at_rest = [each.counter for each in sights.values() if not each.is_older_than(each.known.place)]
@@ -162,6 +164,7 @@ class Comparing:
         after = BEGINNING
         while True:
             with transaction(self._engine, ALL_TENANTS) as connection:
+                led_by_index(connection)
                 page = comparison.expected(connection, after, batch_size, now_ms)
             if page:
                 by_name = {each.account.key(each.shard): each for each in page}

@@ -15,6 +15,7 @@ from redis import Redis
 from sqlalchemy import Engine
 
 from ledger import accounts
+from ledger.plans import led_by_index
 from ledger.store import ALL_TENANTS, transaction
 from quota.keys import AccountName
 from workers.bringing_in import BringingIn
@@ -92,6 +93,7 @@ class Rebuild:
         after = AccountName("", "", "")
         while True:
             with transaction(self._engine, scope.tenant or ALL_TENANTS) as connection:
+                led_by_index(connection)
                 page = accounts.running(
                     connection,
                     after,

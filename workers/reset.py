@@ -15,6 +15,7 @@ from redis import Redis
 from sqlalchemy import Connection, Engine
 
 from ledger import announcements, catalogs, grants, reconciliations, sealing, shards, subscriptions
+from ledger.plans import led_by_index
 from ledger.sealing import Due, Sealed
 from ledger.store import ALL_TENANTS, transaction
 from quota.journal import Place
@@ -95,6 +96,7 @@ class Reset:
 
     def _seal(self, done: Done, now_ms: int) -> bool:
         with transaction(self._engine, ALL_TENANTS) as connection:
+            led_by_index(connection)
             page = sealing.due_after(connection, self._after, now_ms, PAGE)
             sealed = self._told(connection, sealing.seal(connection, page, now_ms))
         done.due += len(page)
@@ -171,6 +173,7 @@ class Reset:
         if not left:
             return
         with transaction(self._engine, ALL_TENANTS) as connection:
+            led_by_index(connection)
             # What closed it may have come into the ledger meanwhile.
             sealed = sealing.seal(connection, left, now_ms)
             closed = {each.due for each in sealed}
