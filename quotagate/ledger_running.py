@@ -148,24 +148,27 @@ def balances_at(
     checked_identifier(tenant, "tenant")
     checked_identifier(subject, "subject")
     engine, _ = _engine(environment, data, archived)
-    with transaction(engine, tenant) as connection:
-        found = replay_balances.at_instant(connection, tenant, subject, metric, at_ms)
-    engine.dispose()
-    return list(found)
+    try:
+        with transaction(engine, tenant) as connection:
+            return list(replay_balances.at_instant(connection, tenant, subject, metric, at_ms))
+    finally:
+        engine.dispose()
 
 
 def _engine(environment: Mapping[str, str], data: Path, archived: Path | None) -> tuple[Engine, list[str]]:
     """What the job reads, and which archived months are part of it."""
     url = stores(environment, data, "database_url").database_url
     engine = connect(url, pool_size=2)
-    with transaction(engine, ALL_TENANTS) as connection:
-        found = schema.complaints(connection)
-    if found:
-        raise Unsafe("\n".join(found))
-    if archived is None:
-        return engine, []
-    read = archive_reading.months_to_read(engine, archived)
-    engine.dispose()
+    try:
+        with transaction(engine, ALL_TENANTS) as connection:
+            found = schema.complaints(connection)
+        if found:
+            raise Unsafe("\n".join(found))
+        if archived is None:
+            return engine, []
+        read = archive_reading.months_to_read(engine, archived)
+    finally:
+        engine.dispose()  # whoever goes on with it connects anew
     return archive_reading.connect_with(url, read), [each.month for each in read.manifests]
 
 

@@ -2,19 +2,20 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import redis
+from sqlalchemy import make_url
 
 from ledger.archive_files import next_month
 from ledger.instants import from_timestamp
 from quota.periods import DAY_MS, Period, PeriodKind
 from quotagate.ledger_archiving import run_archive
-from tests.conftest import Database
+from tests.conftest import Database, Stores, database_of
 from tests.integration.pipeline import Pipeline
 from tests.integration.replaying import as_owner, rich_history
 from workers.linking import Linking
@@ -38,6 +39,7 @@ class History:
     pipeline: Pipeline
     database: Database
     folder: Path
+    now_ms: int = field(default_factory=lambda: from_timestamp(datetime.now(UTC).replace(microsecond=0)))
 
     @property
     def months(self) -> list[date]:
@@ -66,15 +68,14 @@ class History:
         clocked.open("slept", limit=None, period=Period(PeriodKind.LIFETIME, 0, None))
         clocked.consume(clocked.step(5, metric="slept"))
         for month in (*self.months, next_month(self.months[-1], 2)):
-            for day in (11, 12):
-                clocked.set_clock(max(clocked.now_ms(), min(self.at_ms(month, day), self.now_ms())))
+            for day in (5, 12):
+                clocked.set_clock(max(clocked.now_ms(), min(self.at_ms(month, day), self.now_ms)))
+                if (month, day) == (self.months[1], 5):  # in a period that began in the month before
+                    clocked.consume(clocked.step(1))
                 clocked.consume(clocked.step(7, metric="ever"), clocked.step(2, metric="ever"))
                 clocked.hold(3, metric="ever", ttl_ms=DAY_MS // 2)
             self.pipeline.drained()
         self.settle()
-
-    def now_ms(self) -> int:
-        return from_timestamp(datetime.now(UTC).replace(microsecond=0))
 
     def settle(self) -> None:
         """What the workers have done by then: periods are sealed, entries are linked."""
@@ -89,8 +90,25 @@ class History:
 
 
 @contextmanager
-def history_on(connection: "redis.Redis", database: Database, folder: Path) -> Iterator[History]:
-    with Pipeline.on(connection, database) as pipeline:
-        history = History(pipeline, database, folder)
-        history.make()
-        yield history
+def made_once(stores: Stores, migrated: str) -> Iterator[str]:
+    """The name of a database with the history in it, of which each test has its own copy."""
+    with (
+        database_of(stores, migrated) as database,
+        redis.Redis.from_url(stores.redis_url) as connection,
+        Pipeline.on(connection, database) as pipeline,
+    ):
+        connection.flushall()
+        History(pipeline, database, Path()).make()
+        pipeline.engine.dispose()
+        yield make_url(database.owner_url).database or ""
+
+
+@contextmanager
+def history_of(stores: Stores, made: str, folder: Path) -> Iterator[History]:
+    """A copy of its own."""
+    with (
+        database_of(stores, made) as database,
+        redis.Redis.from_url(stores.redis_url) as connection,
+        Pipeline.on(connection, database) as pipeline,
+    ):
+        yield History(pipeline, database, folder)

@@ -40,10 +40,11 @@ def go_back(pipeline: Pipeline) -> None:
     pipeline.drained()
 
 
-def as_owner(database: Database, statement: str) -> None:
+def as_owner(database: Database, *statements: str) -> None:
     engine = create_engine(database.owner_url, poolclass=NullPool)
     with engine.begin() as connection:
-        connection.execute(text(statement))
+        for statement in statements:
+            connection.execute(text(statement))
 
 
 def rich_history(pipeline: Pipeline) -> None:
