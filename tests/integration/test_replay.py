@@ -27,6 +27,17 @@ def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline
 FIGURES = {"accounts": 0, "entries": 0, "carried": 0, "balances": 0, "differing": 0, "told": 0, "differences": []}
 
 
+# As the reset seals: what the entries add up to when the account has left its period.
+SEAL = """
+INSERT INTO sealed_periods (tenant, subject, metric, period_kind, period_start, period_end, used, entries, shard, epoch,
+                            n, closed_at)
+SELECT tenant, subject, metric, period_kind, period_start, max(period_end), sum(change), count(*), max(shard),
+       max(epoch), max(n), max(occurred_at)
+FROM entries e
+WHERE NOT is_late AND period_end <= (SELECT max(occurred_at) FROM entries) GROUP BY 1, 2, 3, 4, 5
+"""
+
+
 def verified(pipeline: Pipeline, **arguments: Any) -> dict[str, Any]:
     """Without the chains: tests/integration/test_chain.py."""
     result = through(pipeline, replay_verification.step, **arguments)[0]
@@ -87,6 +98,45 @@ class TestVerification:
         (_, grant) = verified(pipeline)["differences"]
         assert (grant["grant"], grant["stated"], grant["added_up"]) == ("7", 3, 2)
 
+    def test_holds_are_compared_with_the_entries_that_make_and_settle_them(
+        self, pipeline: Pipeline, database: Database
+    ) -> None:
+        shard = pipeline.clocked.open("a", limit=None).open("z", limit=None)
+        committed, released, kept = shard.hold(1, metric="a"), shard.hold(2, metric="a"), shard.hold(3, metric="a")
+        unmade, missing = shard.hold(4, metric="z"), shard.hold(5, metric="z")
+        shard.do(Mode.COMMIT, (None, committed), metric="a")
+        shard.do(Mode.RELEASE, (None, released), metric="a")
+        pipeline.drained()
+        assert verified(pipeline)["differing"] == 0
+        as_owner(
+            database,
+            f"UPDATE holds SET settled_by = NULL, settled_at = NULL WHERE concat(epoch, '-', n) = '{committed}'",
+            f"UPDATE holds SET settled_by = 'expire' WHERE concat(epoch, '-', n) = '{released}'",
+            f"UPDATE holds SET settled_by = 'commit' WHERE concat(epoch, '-', n) = '{kept}'",
+            f"UPDATE entries SET kind = 'denied' WHERE concat(epoch, '-', n) = '{unmade}'",
+            f"DELETE FROM holds WHERE concat(epoch, '-', n) = '{missing}'",
+        )
+        found = [each for each in verified(pipeline)["differences"] if each["what"] == "hold"]
+        assert [(each["entry"], each["metric"], each["stated"], each["added_up"]) for each in found] == [
+            (f"3.{committed}", "a", 1, 0),
+            (f"3.{released}", "a", 0, 0),
+            (f"3.{kept}", "a", 0, 3),
+            (f"3.{unmade}", "z", 4, None),
+            (f"3.{missing}", "z", None, 5),
+        ]
+
+    def test_a_sealed_period_is_compared_with_its_entries_up_to_its_place(
+        self, pipeline: Pipeline, database: Database
+    ) -> None:
+        rich_history(pipeline)
+        as_owner(database, SEAL)
+        assert pipeline.rows("SELECT metric, used FROM sealed_periods ORDER BY 1") == [("m", 23), ("n", 5)]
+        assert pipeline.rows("SELECT sum(change) FROM entries WHERE is_late") == [(1,)]
+        assert verified(pipeline)["differing"] == 0
+        as_owner(database, "UPDATE sealed_periods SET used = used + 1 WHERE metric = 'm'")
+        (found,) = verified(pipeline)["differences"]
+        assert (found["what"], found["metric"], found["stated"], found["added_up"]) == ("sealed", "m", 24, 23)
+
     def test_the_account_its_period_and_the_entry_are_told(self, pipeline: Pipeline, database: Database) -> None:
         pipeline.shard.open(limit=None).consume(*[pipeline.shard.step(1)] * 3)
         pipeline.drained()
@@ -106,6 +156,36 @@ class TestVerification:
         (found,) = verified(pipeline)["differences"]
         assert (found["entry"], found["stated"], found["added_up"]) == ("3.1-1", 7, 2)
         assert (found["told"], found["corrected"], verified(pipeline)["differing"]) == (True, False, 1)
+
+    def test_a_line_that_was_told_of_and_put_right_is_counted_apart(self, pipeline: Pipeline) -> None:
+        shard = pipeline.shard.open(limit=None)
+        shard.consume(shard.step(1))
+        pipeline.drained()
+        pipeline.tamper(by=5)
+        shard.consume(shard.step(1))
+        pipeline.drained()
+        pipeline.reconcile().run_once()
+        pipeline.drained()
+        assert pipeline.rows("SELECT count(*) FROM entries WHERE kind = 'correct'") == [(1,)]
+        result = verified(pipeline)
+        (found,) = result["differences"]
+        assert (found["entry"], found["told"], found["corrected"]) == ("3.1-1", True, True)
+        assert (result["differing"], result["told"]) == (0, 1)
+
+    @pytest.mark.parametrize(
+        ("change", "differing"),
+        [
+            ("DELETE FROM incidents", 1),  # nobody was told
+            ("UPDATE entries SET used_after = used_after + 1 WHERE kind = 'correct'", 2),  # it was not put right
+            ("UPDATE balances SET used = used + 1", 1),
+        ],
+    )
+    def test_whatever_else_differs_still_counts(
+        self, pipeline: Pipeline, database: Database, change: str, differing: int
+    ) -> None:
+        self.test_a_line_that_was_told_of_and_put_right_is_counted_apart(pipeline)
+        as_owner(database, change)
+        assert verified(pipeline)["differing"] == differing
 
     @pytest.mark.parametrize(("corrected", "wrong"), [(2, ["3.1-1"]), (7, ["3.1-1", "3.1-2"])])
     def test_a_correction_states_the_sum_and_not_what_follows(
