@@ -118,7 +118,9 @@ _lines = text(
         )
     ), right_again AS (
         SELECT tenant, subject, metric, period_kind, period_start, max(ARRAY[epoch, n]) AS through
-        FROM lines WHERE used_after = summed AND kind <> 'carried' GROUP BY 1, 2, 3, 4, 5
+        FROM (SELECT DISTINCT tenant, subject, metric, period_kind, period_start FROM wrong WHERE told) AS told
+        JOIN lines USING (tenant, subject, metric, period_kind, period_start)
+        WHERE used_after = summed AND kind <> 'carried' GROUP BY 1, 2, 3, 4, 5
     ), compared AS (
         SELECT tenant, subject, metric, period_kind, period_start, coalesce(b.shard, l.shard) AS shard,
                b.epoch AS stated_epoch, b.n AS stated_n, b.used AS stated, l.last[1] AS epoch, l.last[2] AS n,

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from sqlalchemy.exc import ProgrammingError
 
-from ledger import archive, replay_balances, replay_verification
+from ledger import archive, balances_at, replay_balances, replay_verification
 from ledger.archive_files import csv_file, manifest_file
 from quota.errors import Conflict, InvalidRequest, Unsafe
 from tests.conftest import Database, Stores
@@ -109,6 +109,19 @@ class TestWhatStaysBehind:
             replay_balances.at_instant, "t", "u", "ever", history.at_ms(history.months[2], 6)
         )
         assert found["used"] == 5 * 9
+
+    def test_the_status_of_an_account_that_has_slept_since_is_still_told(self, history: History) -> None:
+        def status(at_ms: int) -> list[Any]:
+            found = history.pipeline.call(balances_at.at_instant, "t", "u", at_ms)
+            return [(row.metric, row.used, row.plan, row.epoch, row.n) for row in found]
+
+        since = history.at_ms(history.months[2], 7)
+        before = [status(at_ms) for at_ms in (since, history.now_ms)]
+        assert [metric for metric, *_ in before[0]] == ["ever", "slept"]
+        history.archive(2)
+        assert [status(at_ms) for at_ms in (since, history.now_ms)] == before
+        with pytest.raises(InvalidRequest, match="were archived"):
+            status(history.at_ms(history.months[1]))
 
     def test_the_application_can_read_neither_the_detached_table_nor_change_what_is_noted(
         self, history: History
