@@ -8,7 +8,7 @@ left begins with it. Each step may be cut off anywhere and done again (decision 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from sqlalchemy import Connection, Engine, insert, text
 
 from ledger import archive_files, chain, shards
 from ledger.archive_carrying import carry
-from ledger.archive_files import Manifest, name_of, next_month
+from ledger.archive_files import Manifest, bounds, name_of
+from ledger.archive_readiness import refuse_unready
 from ledger.archive_tables import archives
 from ledger.store import ALL_TENANTS, transaction
 from quota.errors import Conflict, InvalidRequest, LedgerUnavailable, Unsafe
@@ -33,11 +34,6 @@ PAUSE_S = 0.5
 
 Report = Callable[[str, date, int, int], None]
 """Is told what is being done to a month, and how many of its entries are done."""
-
-
-def _bounds(month: date) -> dict[str, datetime]:
-    since, till = (datetime(each.year, each.month, 1, tzinfo=UTC) for each in (month, next_month(month)))
-    return {"since": since, "till": till}
 
 
 def _partition(month: date) -> str:
@@ -72,93 +68,6 @@ _may_archive = text(
 )
 
 
-def months_to_archive(connection: Connection, before: date) -> list[date]:
-    """The months before `before` that the ledger has, oldest first. InvalidRequest if the current month or the one
-    before it would be among them."""
-    this_month = connection.execute(_this_month).scalar_one()
-    last = next_month(this_month, -1)
-    if before > last:
-        raise InvalidRequest(
-            f"{name_of(last)} and {name_of(this_month)} are still written and read from: --before can be "
-            f"{name_of(last)} at the latest"
-        )
-    names = connection.execute(_partitions).scalars()
-    months = sorted(archive_files.month_of(name.removeprefix("entries_").replace("_", "-")) for name in names)
-    return [month for month in months if month < before]
-
-
-_this_month = text("SELECT CAST(date_trunc('month', now() AT TIME ZONE 'UTC') AS date)")
-
-_partitions = text(
-    """
-    SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-    WHERE i.inhparent = CAST('public.entries' AS regclass) AND c.relname ~ '^entries_[0-9]{4}_[0-9]{2}$'
-    ORDER BY c.relname
-    """
-)
-
-
-def refuse_unready(connection: Connection, month: date) -> None:
-    """Conflict, in plain words, while something still needs the month's entries one by one."""
-    parameters = _bounds(month)
-    unsealed = connection.execute(_unsealed, parameters).one()
-    if unsealed.balances:
-        raise Conflict(
-            f"{name_of(month)} cannot be archived yet: {unsealed.balances:,} periods that had ended by then are not "
-            f"sealed, that of {unsealed.first} among them (the reset job seals them)"
-        )
-    holds = connection.execute(_open_holds, parameters).one()
-    if holds.holds:
-        raise Conflict(
-            f"{name_of(month)} cannot be archived yet: {holds.holds:,} of its holds are not settled, one of "
-            f"{holds.first} among them (whatever is asked of the account settles one that has expired, an amount of 0 "
-            "as well)"
-        )
-    unlinked = connection.execute(_unlinked, parameters | _linked_through(connection)).scalar_one()
-    if unlinked:
-        raise Conflict(
-            f"{name_of(month)} cannot be archived yet: {unlinked:,} of its entries are not in the chain (a worker "
-            "links them, within a minute of their coming)"
-        )
-
-
-_unsealed = text(
-    """
-    SELECT count(*) AS balances, min(concat_ws(' ', tenant, subject, metric)) AS first
-    FROM balances WHERE NOT is_sealed AND period_end IS NOT NULL AND period_end <= :till
-    """
-)
-
-_open_holds = text(
-    """
-    SELECT count(*) AS holds, min(concat_ws(' ', h.tenant, h.subject, h.metric)) AS first
-    FROM holds h JOIN entries e USING (shard, epoch, n)
-    WHERE h.settled_by IS NULL AND e.kind = 'hold' AND e.occurred_at >= :since AND e.occurred_at < :till
-    """
-)
-
-_unlinked = text(
-    """
-    SELECT count(*) FROM entries e
-    LEFT JOIN unnest(CAST(:shards AS integer[]), CAST(:epochs AS bigint[]), CAST(:ns AS bigint[]))
-         AS linked (shard, epoch, n) USING (shard)
-    WHERE e.occurred_at >= :since AND e.occurred_at < :till
-      AND (linked.shard IS NULL OR (e.epoch, e.n) > (linked.epoch, linked.n))
-    """
-)
-
-
-def _linked_through(connection: Connection) -> dict[str, list[int]]:
-    """As arrays, of each shard that has links: up to where its entries are linked."""
-    found = [(shard, chain.linked_through(connection, shard)) for shard in shards.offsets(connection)]
-    linked = [(shard, place) for shard, place in found if place is not None]
-    return {
-        "shards": [shard for shard, _ in linked],
-        "epochs": [place.epoch for _, place in linked],
-        "ns": [place.n for _, place in linked],
-    }
-
-
 def export(owner: Engine, month: date, folder: Path, report: Report) -> None:
     """Writes the month's files, unless they are there; what is there is compared by `take_out`."""
     if archive_files.manifest_file(folder, month).exists():
@@ -167,7 +76,7 @@ def export(owner: Engine, month: date, folder: Path, report: Report) -> None:
     with transaction(frozen, ALL_TENANTS) as connection:
         connection.execute(_plainly)
         refuse_unready(connection, month)
-        counted = connection.execute(_counted, _bounds(month)).one()
+        counted = connection.execute(_counted, bounds(month)).one()
         cursor = _cursor(connection)
         done = archive_files.write_csv(cursor, folder, month, lambda n: report("export", month, n, counted.entries))
         manifest = Manifest(
@@ -224,7 +133,7 @@ def _places(connection: Connection, month: date) -> dict[str, list[tuple[int, in
     names = ("shards", "epochs", "ns", "instants")
     arrays = {name: [each[number] for each in forked] for number, name in enumerate(names)}
     found: dict[str, list[tuple[int, int, int]]] = {}
-    for row in connection.execute(_ranges, _bounds(month) | arrays):
+    for row in connection.execute(_ranges, bounds(month) | arrays):
         found.setdefault(str(row.shard), []).append((row.epoch, row.first_n, row.last_n))
     return found
 
@@ -250,7 +159,7 @@ def take_out(owner: Engine, month: date, folder: Path, report: Report) -> Manife
             )
         if manifest.places != _places(connection, month):
             raise Conflict(f"what {folder} has of {name_of(month)} names other places than the ledger has")
-        carry(connection, month, _bounds(month))
+        carry(connection, month, bounds(month))
         connection.execute(
             insert(archives).values(
                 month=month,

@@ -73,6 +73,12 @@ def next_month(month: date, months: int = 1) -> date:
     return date(counted // 12, counted % 12 + 1, 1)
 
 
+def bounds(month: date) -> dict[str, datetime]:
+    """The first instant of a month, `since`, and that of the next one, `till`."""
+    since, till = (datetime(each.year, each.month, 1, tzinfo=UTC) for each in (month, next_month(month)))
+    return {"since": since, "till": till}
+
+
 def csv_file(folder: Path, month: date) -> Path:
     return folder / f"entries_{month:%Y_%m}.csv.gz"
 
@@ -91,9 +97,9 @@ _copy = sql.SQL(
 def copied(cursor: "psycopg.Cursor[Any]", month: date, write: Callable[[memoryview], object], report: Report) -> Copied:
     """Hands a month's entries over as CSV, piece by piece; the session must speak UTC and ISO."""
     digest = sha256()
-    since, till = (datetime(each.year, each.month, 1, tzinfo=UTC) for each in (month, next_month(month)))
     columns = sql.SQL(", ").join(map(sql.Identifier, COLUMNS))
-    statement = _copy.format(columns=columns, since=sql.Literal(since), till=sql.Literal(till))
+    within = {name: sql.Literal(instant) for name, instant in bounds(month).items()}
+    statement = _copy.format(columns=columns, **within)
     with cursor.copy(statement) as copy:
         for rows, block in enumerate(copy):
             digest.update(block)

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from ledger import archive, schema
 from ledger.archive_files import month_of, name_of
+from ledger.archive_readiness import months_to_archive
 from ledger.store import ALL_TENANTS, connect, transaction
 from quota.errors import InvalidRequest, Unsafe
 from quotagate.operator import stores
@@ -34,7 +35,7 @@ def run_archive(
             with transaction(owner, ALL_TENANTS) as connection:
                 if other := schema.other_revision(connection):
                     raise Unsafe(other)
-                months = archive.months_to_archive(connection, first_left)
+                months = months_to_archive(connection, first_left)
             for month in months:
                 archive.export(owner, month, out, report)
                 manifest = archive.take_out(owner, month, out, report)
