@@ -6,25 +6,35 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from ledger.instants import to_timestamp
+from ledger.replay import refuse_archived
 from quota.periods import DAY_MS
 
 LONGEST_HOLD_MS = DAY_MS
 """A hold lives a day at most: one that is older was settled, or has expired."""
 
 # An account's window was that of its last entry by then, unless it had ended; what was booked late into an older one
-# is passed over. From the balance as it is now, what came later is taken off again.
+# is passed over. From the balance as it is now, what came later is taken off again. Of an account that has slept since
+# its entries were archived, what they add up to is left.
 _at = text(
     """
     WITH accounts AS (
         SELECT DISTINCT metric FROM balances WHERE tenant = :tenant AND subject = :subject
     ), standing AS (
         SELECT b.tenant, b.subject, b.metric, b.period_kind, b.period_start, b.period_end, b.used,
-               last.shard, last.epoch, last.n, last.plan
+               last.shard, last.epoch, last.n, coalesce(last.plan, b.plan) AS plan
         FROM accounts CROSS JOIN LATERAL (
-            SELECT e.shard, e.epoch, e.n, e.plan, e.period_kind, e.period_start FROM entries e
-            WHERE (e.tenant, e.subject, e.metric) = (:tenant, :subject, accounts.metric)
-              AND e.occurred_at <= :at AND NOT e.is_late
-            ORDER BY e.epoch DESC, e.n DESC LIMIT 1
+            (
+                SELECT e.shard, e.epoch, e.n, e.plan, e.period_kind, e.period_start FROM entries e
+                WHERE (e.tenant, e.subject, e.metric) = (:tenant, :subject, accounts.metric)
+                  AND e.occurred_at <= :at AND NOT e.is_late
+                ORDER BY e.epoch DESC, e.n DESC LIMIT 1
+            ) UNION ALL (
+                SELECT c.shard, c.epoch, c.n, NULL, c.period_kind, c.period_start FROM carried c
+                WHERE (c.tenant, c.subject, c.metric, c.what) = (:tenant, :subject, accounts.metric, 'period')
+                  AND (c.period_end IS NULL OR c.period_end > :at)
+                ORDER BY c.epoch DESC, c.n DESC LIMIT 1
+            )
+            ORDER BY epoch DESC, n DESC LIMIT 1
         ) AS last
         JOIN balances b ON (b.tenant, b.subject, b.metric, b.period_kind, b.period_start)
                          = (:tenant, :subject, accounts.metric, last.period_kind, last.period_start)
@@ -53,6 +63,8 @@ _at = text(
 
 def at_instant(connection: Connection, tenant: str, subject: str, at_ms: int) -> Sequence[Any]:
     """Of each of the subject's accounts that had an entry in the period which ran at `at_ms`, with the entries of that
-    very instant: metric, period, plan, used, held, and the place of the last entry by then."""
+    very instant: metric, period, plan, used, held, and the place of the last entry by then. InvalidRequest within a day
+    of what was archived: a hold of then may have been open still."""
+    refuse_archived(connection, at_ms, "the status at that instant", LONGEST_HOLD_MS)
     instants = {"at": to_timestamp(at_ms), "oldest_hold": to_timestamp(at_ms - LONGEST_HOLD_MS)}
     return connection.execute(_at, {"tenant": tenant, "subject": subject} | instants).all()

@@ -4,7 +4,7 @@ Whoever edits, deletes or inserts an entry in the past, as the tables' owner can
 link from there on is made anew; heads that were kept elsewhere show that, too.
 
 A link is over a run of entries that follow the link before, or over a fork: entries at places that the ledger had
-passed (workers/drain.py), which are no part of any run.
+passed (workers/drain.py), which are no part of any run. `ledger verify` goes through it (ledger/chain_verification.py).
 """
 
 from collections.abc import Iterator, Sequence
@@ -71,16 +71,6 @@ class Link:
         return sha256(before + words + self.digests).digest()
 
 
-@dataclass(frozen=True, slots=True)
-class Break:
-    """What is not as it was when it was linked: an entry that was `changed`, `deleted` or `inserted`, or a `link`."""
-
-    shard: int
-    seq: int
-    what: str
-    place: str
-
-
 def extend(connection: Connection, shard: int, most: int = MAX_ENTRIES) -> int:
     """Links some of the entries that nothing has linked yet; how many."""
     connection.execute(_one_at_a_time, {"shard": shard})
@@ -88,8 +78,8 @@ def extend(connection: Connection, shard: int, most: int = MAX_ENTRIES) -> int:
     done = _last(connection, shard, "run")
     after = Place(0, -1) if done is None else done.through
     offset = shards.offsets(connection)[shard]
-    forked = _forked(connection, shard)
-    rows = [row for row in read_entries(connection, shard, after, offset, most) if _instant(row) not in forked]
+    others = forked(connection, shard)
+    rows = [row for row in read_entries(connection, shard, after, offset, most) if instant_of(row) not in others]
     if rows:
         add_link(connection, shard, "run", rows, last)
     return len(rows)
@@ -101,7 +91,7 @@ def link_fork(connection: Connection, shard: int, instants: Sequence[Instant]) -
     wanted = set(instants)
     first, final = min(wanted), max(wanted)
     found = read_entries(connection, shard, Place(first[0], first[1] - 1), Place(final[0], final[1]), None)
-    rows = [row for row in found if _instant(row) in wanted]
+    rows = [row for row in found if instant_of(row) in wanted]
     if rows:
         add_link(connection, shard, "fork", rows, _last(connection, shard))
 
@@ -111,38 +101,16 @@ def heads(connection: Connection) -> dict[int, tuple[int, str]]:
     return {row.shard: (row.seq, bytes(row.hash).hex()) for row in connection.execute(_heads)}
 
 
+def linked_through(connection: Connection, shard: int) -> Place | None:
+    """Up to where a shard's entries are linked; None if none is."""
+    last = _last(connection, shard, "run")
+    return None if last is None else last.through
+
+
 def links_of(connection: Connection, shard: int, after_seq: int, most: int) -> list[Link]:
     """The next links of a shard."""
     query = select(links).where(links.c.shard == shard, links.c.seq > after_seq).order_by(links.c.seq).limit(most)
     return [_link(row) for row in connection.execute(query)]
-
-
-def verify(connection: Connection, link: Link, before: bytes) -> list[Break]:
-    """What is wrong with a link, or with the entries that it is over. `before` is the hash of the link before it."""
-    if link.hash != link.hashed(before):
-        return [Break(link.shard, link.seq, "link", str(link.through))]
-    places = link.places
-    if len(places) * DIGEST_BYTES != len(link.digests):
-        return [Break(link.shard, link.seq, "link", str(link.through))]
-    first = Place(places[0].epoch, places[0].n - 1)
-    forked = _forked(connection, link.shard)
-    own = {(place.epoch, place.n, at) for place, at in zip(places, link.instants, strict=False)}
-    found: dict[Place, bytes] = {}
-    breaks = []
-    for row in read_entries(connection, link.shard, first, link.through, None):
-        is_wanted = _instant(row) in own if link.kind == "fork" else _instant(row) not in forked
-        place = Place(row.epoch, row.n)
-        if is_wanted and place in found:
-            breaks.append(Break(link.shard, link.seq, "inserted", str(place)))
-        elif is_wanted:
-            found[place] = bytes(row.digest)
-    for position, place in enumerate(places):
-        digest = link.digests[position * DIGEST_BYTES : (position + 1) * DIGEST_BYTES]
-        if place not in found:
-            breaks.append(Break(link.shard, link.seq, "deleted", str(place)))
-        elif found.pop(place) != digest:
-            breaks.append(Break(link.shard, link.seq, "changed", str(place)))
-    return breaks + [Break(link.shard, link.seq, "inserted", str(place)) for place in found]
 
 
 _heads = text("SELECT DISTINCT ON (shard) shard, seq, hash FROM links ORDER BY shard, seq DESC")
@@ -162,7 +130,7 @@ def read_entries(connection: Connection, shard: int, after: Place, through: Plac
     return connection.execute(_entries, wanted).all()
 
 
-def _instant(row: Any) -> Instant:
+def instant_of(row: Any) -> Instant:
     return (row.epoch, row.n, row.at_us)
 
 
@@ -172,7 +140,7 @@ def _last(connection: Connection, shard: int, kind: str | None = None) -> Link |
     return None if row is None else _link(row)
 
 
-def _forked(connection: Connection, shard: int) -> set[Instant]:
+def forked(connection: Connection, shard: int) -> set[Instant]:
     """The entries of all forks: few, because Redis is looked at before it is used."""
     query = select(links).where(links.c.shard == shard, links.c.kind == "fork")
     return {

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Engine, text
 
+from ledger.balances_at import LONGEST_HOLD_MS
 from ledger.instants import from_timestamp, to_timestamp
 from ledger.replay import (
     NOTHING,
@@ -16,6 +17,7 @@ from ledger.replay import (
     first_part,
     listed,
     names_for,
+    refuse_archived,
     share,
     snapshot,
     whole,
@@ -40,18 +42,27 @@ class Replayed(msgspec.Struct, kw_only=True):
         return {"at": to_rfc3339(self.at_ms), **counts, "balances": self.balances, "listed": self.listed}
 
 
-# The last entry of a balance: with the largest place. Two of a fork share theirs.
+# The last entry of a balance: with the largest place. Two of a fork share theirs. Archived months are begun with.
 _balances = text(
     """
     SELECT tenant, subject, metric, period_kind, period_start, max(period_end) AS period_end,
-           sum(change) AS used, count(*) AS entries, max(shard) AS shard, max(ARRAY[epoch, n]) AS place
+           sum(change) AS used, CAST(sum(entries) AS bigint) AS entries, max(shard) AS shard, max(place) AS place
     FROM (
-        SELECT * FROM entries
+        SELECT tenant, subject, metric, period_kind, period_start, period_end, change, 1 AS entries, shard,
+               ARRAY[epoch, n] AS place
+        FROM (
+            SELECT * FROM entries
+            WHERE (tenant, subject, metric) > (:after_tenant, :after_subject, :after_metric)
+              AND (tenant, subject, metric) <= (:until_tenant, :until_subject, :until_metric)
+            ORDER BY tenant, subject, metric, epoch, n OFFSET 0
+        ) AS stretch
+        WHERE occurred_at <= :at
+        UNION ALL
+        SELECT tenant, subject, metric, period_kind, period_start, period_end, change, entries, shard, ARRAY[epoch, n]
+        FROM carried
         WHERE (tenant, subject, metric) > (:after_tenant, :after_subject, :after_metric)
-          AND (tenant, subject, metric) <= (:until_tenant, :until_subject, :until_metric)
-        ORDER BY tenant, subject, metric, epoch, n OFFSET 0
-    ) AS stretch
-    WHERE occurred_at <= :at
+          AND (tenant, subject, metric) <= (:until_tenant, :until_subject, :until_metric) AND what = 'period'
+    ) AS counted
     GROUP BY tenant, subject, metric, period_kind, period_start
     ORDER BY tenant, subject, metric, period_start, period_kind
     """
@@ -66,6 +77,7 @@ def step(engine: Engine, arguments: dict[str, Any], cursor: dict[str, Any] | Non
     counts, and lists the first.
     """
     with snapshot(engine, arguments.get("tenant")) as connection:
+        refuse_archived(connection, arguments["at_ms"], "a replay up to that instant")
         done = _begun(connection, arguments) if cursor is None else msgspec.convert(cursor, Replayed)
         if done is None:
             return Step({}, 1.0, [], Replayed(span=NOTHING, at_ms=arguments["at_ms"], entries_estimated=0).result())
@@ -128,9 +140,17 @@ _standing = text(
         GROUP BY h.metric
     )
     SELECT l.tenant, l.subject, l.metric, l.period_kind, l.period_start, max(l.period_end) AS period_end,
-           sum(l.change) AS used, count(*) AS entries, max(l.shard) AS shard, max(ARRAY[l.epoch, l.n]) AS place,
-           coalesce(max(held.held), 0) AS held
-    FROM line l LEFT JOIN held USING (metric)
+           sum(l.change) AS used, CAST(sum(l.entries) AS bigint) AS entries, max(l.shard) AS shard,
+           max(ARRAY[l.epoch, l.n]) AS place, coalesce(max(held.held), 0) AS held
+    FROM (
+        SELECT tenant, subject, metric, period_kind, period_start, period_end, change, 1 AS entries, shard, epoch, n
+        FROM line
+        UNION ALL
+        SELECT tenant, subject, metric, period_kind, period_start, period_end, change, entries, shard, epoch, n
+        FROM carried
+        WHERE tenant = :tenant AND subject = :subject AND (CAST(:metric AS text) IS NULL OR metric = :metric)
+          AND what = 'period'
+    ) AS l LEFT JOIN held USING (metric)
     WHERE l.period_start <= :at AND (l.period_end IS NULL OR l.period_end > :at)
     GROUP BY l.tenant, l.subject, l.metric, l.period_kind, l.period_start
     ORDER BY l.metric, l.period_start, l.period_kind
@@ -144,6 +164,8 @@ def at_instant(
     """How a subject's accounts stood at an instant: what was used in the periods in which it lies, and what was held.
 
     Of a window that another took the place of, and whose units went along, there is one with nothing used beside it.
+    InvalidRequest within a day of what was archived: a hold of then may have been open still.
     """
+    refuse_archived(connection, at_ms, "the balance at that instant", LONGEST_HOLD_MS)
     wanted = {"tenant": tenant, "subject": subject, "metric": metric, "at": to_timestamp(at_ms), "at_ms": at_ms}
     return [_document(row) | {"held": int(row.held)} for row in connection.execute(_standing, wanted)]

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, text
 
 from ledger import shards
 from ledger.instants import to_timestamp
-from ledger.replay import Span, Step, estimated_entries, share, snapshot, whole
+from ledger.replay import Span, Step, estimated_entries, refuse_archived, share, snapshot, whole
 
 PAGE_ENTRIES = 5_000
 
@@ -49,8 +49,10 @@ _page = text(
 
 def step(engine: Engine, arguments: dict[str, Any], cursor: dict[str, Any] | None) -> Step:
     """The next page. Arguments: `from_ms`, `to_ms` (not in it any more); `tenant`, `subject`, `metric`, where not all
-    are wanted. Found are the rows of entries; the result says how many there were."""
+    are wanted. Found are the rows of entries; the result says how many there were. InvalidRequest if it begins with
+    what is in an archive."""
     with snapshot(engine, arguments.get("tenant")) as connection:
+        refuse_archived(connection, arguments["from_ms"], "an export from that instant on")
         done = _begun(connection, arguments) if cursor is None else msgspec.convert(cursor, Exported)
         if done is None:
             return Step({}, 1.0, [], {"entries": 0})

@@ -16,6 +16,8 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Engine, text
 
+from ledger import replay_buckets
+from ledger.chain_verification import Walked, walk
 from ledger.instants import from_timestamp
 from ledger.replay import (
     NOTHING,
@@ -37,37 +39,63 @@ MAX_DIFFERENCES_A_STEP = 10_000
 
 
 class Verified(msgspec.Struct, kw_only=True):
-    """How far a verification has come. `entries_estimated` is the planner's guess."""
+    """How far a verification has come: `span` is None when all accounts are done, `chain` where it is not asked for.
+    `entries_estimated` is the planner's guess; `carried` entries are in archives, and their sums were begun with."""
 
-    span: Span
+    span: Span | None
+    chain: Walked | None
     entries_estimated: int
     entries: int = 0
+    carried: int = 0
     accounts: int = 0
     balances: int = 0
     differing: int = 0
+    told: int = 0
     differences: list[dict[str, Any]] = []
 
+    @property
+    def progress(self) -> float:
+        """Half of the way are the accounts, if the chains come after them."""
+        accounts = 1.0 if self.span is None else share(self.entries, self.entries_estimated)
+        if self.chain is None:
+            return accounts
+        return (accounts + share(self.chain.linked + self.chain.archived, self.entries + self.carried)) / 2
+
     def result(self) -> dict[str, Any]:
-        names = ("accounts", "entries", "balances", "differing", "differences")
-        return {name: getattr(self, name) for name in names}
+        names = ("accounts", "entries", "carried", "balances", "differing", "told", "differences")
+        chain = {} if self.chain is None else {"chain": self.chain.result()}
+        return {name: getattr(self, name) for name in names} | chain
 
 
-# The order within an account is that of places; entries of a fork share theirs. `told`: the drain saw it, too.
+# The order within an account is that of places; entries of a fork share theirs. What archived months add up to comes
+# first; where Redis's clock went back over the end of a month, lines before its last place are not judged. `told`: the
+# drain saw it, too. `corrected`: a later line of the period states what the entries add up to.
 _lines = text(
     """
     WITH lines AS MATERIALIZED (
-        SELECT tenant, subject, metric, period_kind, period_start, shard, epoch, n, kind, change, used_after,
+        SELECT tenant, subject, metric, period_kind, period_start, shard, epoch, n, kind, change, entries, used_after,
                coalesce(lag(used_after) OVER account, 0) + change AS follows,
                sum(change) OVER account AS summed,
-               lead(n) OVER account IS NULL AS is_last
+               lead(n) OVER account IS NULL AS is_last,
+               max(ARRAY[epoch, n]) FILTER (WHERE kind = 'carried') OVER account AS carried_through
         FROM (
-            SELECT * FROM entries
+            SELECT * FROM (
+                SELECT tenant, subject, metric, period_kind, period_start, shard, epoch, n, kind, change, used_after,
+                       occurred_at, 0 AS entries, CAST(NULL AS date) AS month
+                FROM entries
+                WHERE (tenant, subject, metric) > (:after_tenant, :after_subject, :after_metric)
+                  AND (tenant, subject, metric) <= (:until_tenant, :until_subject, :until_metric)
+                ORDER BY tenant, subject, metric, epoch, n OFFSET 0
+            ) AS stretch
+            UNION ALL
+            SELECT tenant, subject, metric, period_kind, period_start, shard, epoch, n, 'carried', change, used_after,
+                   NULL, entries, month
+            FROM carried
             WHERE (tenant, subject, metric) > (:after_tenant, :after_subject, :after_metric)
-              AND (tenant, subject, metric) <= (:until_tenant, :until_subject, :until_metric)
-            ORDER BY tenant, subject, metric, epoch, n OFFSET 0
-        ) AS stretch
+              AND (tenant, subject, metric) <= (:until_tenant, :until_subject, :until_metric) AND what = 'period'
+        ) AS every
         WINDOW account AS (
-            PARTITION BY tenant, subject, metric, period_kind, period_start ORDER BY epoch, n, occurred_at
+            PARTITION BY tenant, subject, metric, period_kind, period_start ORDER BY month, epoch, n, occurred_at
             ROWS UNBOUNDED PRECEDING
         )
     ), forks AS MATERIALIZED (
@@ -84,144 +112,126 @@ _lines = text(
         WHERE (
             (l.used_after <> l.summed AND l.used_after <> l.follows)
             OR (l.kind = 'correct' AND (l.used_after <> l.summed OR l.change <> 0))
-        ) AND NOT EXISTS (
+        ) AND l.kind <> 'carried' AND (l.carried_through IS NULL OR ARRAY[l.epoch, l.n] > l.carried_through)
+          AND NOT EXISTS (
             SELECT FROM forks f WHERE f.shard = l.shard AND f.epoch = l.epoch AND f.n <= l.n
         )
+    ), right_again AS (
+        SELECT tenant, subject, metric, period_kind, period_start, max(ARRAY[epoch, n]) AS through
+        FROM (SELECT DISTINCT tenant, subject, metric, period_kind, period_start FROM wrong WHERE told) AS told
+        JOIN lines USING (tenant, subject, metric, period_kind, period_start)
+        WHERE used_after = summed AND kind <> 'carried' GROUP BY 1, 2, 3, 4, 5
     ), compared AS (
         SELECT tenant, subject, metric, period_kind, period_start, coalesce(b.shard, l.shard) AS shard,
-               b.epoch AS stated_epoch, b.n AS stated_n, b.used AS stated, l.epoch, l.n, l.summed AS added_up
-        FROM (SELECT * FROM lines WHERE is_last) l
+               b.epoch AS stated_epoch, b.n AS stated_n, b.used AS stated, l.last[1] AS epoch, l.last[2] AS n,
+               l.summed AS added_up
+        FROM (SELECT *, greatest(ARRAY[epoch, n], carried_through) AS last FROM lines WHERE is_last) l
         FULL JOIN (
             SELECT * FROM balances
             WHERE (tenant, subject, metric) > (:after_tenant, :after_subject, :after_metric)
               AND (tenant, subject, metric) <= (:until_tenant, :until_subject, :until_metric)
         ) b USING (tenant, subject, metric, period_kind, period_start)
-        WHERE b.used IS DISTINCT FROM l.summed OR (b.epoch, b.n) IS DISTINCT FROM (l.epoch, l.n)
+        WHERE b.used IS DISTINCT FROM l.summed OR ARRAY[b.epoch, b.n] IS DISTINCT FROM l.last
+    ), sealed AS (
+        SELECT tenant, subject, metric, period_kind, period_start, s.shard, s.epoch, s.n, s.used AS stated,
+               coalesce(sum(l.change) FILTER (WHERE (l.epoch, l.n) <= (s.epoch, s.n)), 0) AS added_up
+        FROM (
+            SELECT * FROM sealed_periods
+            WHERE (tenant, subject, metric) > (:after_tenant, :after_subject, :after_metric)
+              AND (tenant, subject, metric) <= (:until_tenant, :until_subject, :until_metric)
+        ) s LEFT JOIN lines l USING (tenant, subject, metric, period_kind, period_start)
+        GROUP BY tenant, subject, metric, period_kind, period_start, s.shard, s.epoch, s.n, s.used
+        HAVING coalesce(sum(l.change) FILTER (WHERE (l.epoch, l.n) <= (s.epoch, s.n)), 0) <> s.used
+           AND coalesce(bool_and((l.epoch, l.n) <= (s.epoch, s.n)) FILTER (WHERE l.kind = 'carried'), true)
     )
     (
         SELECT 'line' AS what, tenant, subject, metric, period_kind, period_start, shard, epoch, n,
                used_after AS stated, CASE kind WHEN 'correct' THEN summed ELSE follows END AS added_up, told,
-               CAST(NULL AS bigint) AS last_epoch, CAST(NULL AS bigint) AS last_n, CAST(NULL AS bigint) AS accounts
-        FROM wrong ORDER BY tenant, subject, metric, epoch, n LIMIT :most
+               coalesce(r.through > ARRAY[epoch, n], false) AS corrected,
+               CAST(NULL AS bigint) AS last_epoch, CAST(NULL AS bigint) AS last_n, CAST(NULL AS bigint) AS accounts,
+               CAST(NULL AS bigint) AS carried
+        FROM wrong LEFT JOIN right_again r USING (tenant, subject, metric, period_kind, period_start)
+        ORDER BY tenant, subject, metric, epoch, n LIMIT :most
     )
     UNION ALL (
         SELECT 'balance', tenant, subject, metric, period_kind, period_start, shard, stated_epoch, stated_n, stated,
-               added_up, NULL, epoch, n, NULL
+               added_up, NULL, NULL, epoch, n, NULL, NULL
         FROM compared ORDER BY tenant, subject, metric, period_start LIMIT :most
     )
     UNION ALL (
-        SELECT 'counted', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, count(*), count(*) FILTER (WHERE is_last),
-               NULL, NULL, NULL, (SELECT count(*) FROM (SELECT DISTINCT tenant, subject, metric FROM lines) AS every)
+        SELECT 'sealed', tenant, subject, metric, period_kind, period_start, shard, epoch, n, stated,
+               added_up, NULL, NULL, NULL, NULL, NULL, NULL
+        FROM sealed ORDER BY tenant, subject, metric, period_start LIMIT :most
+    )
+    UNION ALL (
+        SELECT 'counted', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, count(*) FILTER (WHERE kind <> 'carried'),
+               count(*) FILTER (WHERE is_last), NULL, NULL, NULL, NULL,
+               (SELECT count(*) FROM (SELECT DISTINCT tenant, subject, metric FROM lines) AS every),
+               coalesce(CAST(sum(entries) AS bigint), 0)
         FROM lines
     )
     """
 )
 
-# As ledger/movements.py has it: what was consumed, committed and refunded counts in the windows of its entry.
-_caps = text(
-    """
-    SELECT 'cap' AS what, tenant, subject, metric, period_kind, period_start, c.used AS stated, e.used AS added_up
-    FROM (
-        SELECT tenant, subject, metric, split_part(cap, ':', 1) AS period_kind,
-               timestamptz 'epoch' + CAST(split_part(cap, ':', 2) AS bigint) * interval '1 millisecond' AS period_start,
-               sum(CASE WHEN kind = 'refund' THEN -amount ELSE amount END) AS used
-        FROM (
-            SELECT * FROM entries
-            WHERE (tenant, subject, metric) > (:after_tenant, :after_subject, :after_metric)
-              AND (tenant, subject, metric) <= (:until_tenant, :until_subject, :until_metric)
-              AND caps IS NOT NULL
-            ORDER BY tenant, subject, metric, epoch, n OFFSET 0
-        ) AS stretch CROSS JOIN LATERAL string_to_table(caps, ',') AS cap
-        WHERE kind IN ('consume', 'commit', 'refund')
-        GROUP BY 1, 2, 3, 4, 5
-    ) e FULL JOIN (
-        SELECT * FROM cap_balances
-        WHERE (tenant, subject, metric) > (:after_tenant, :after_subject, :after_metric)
-          AND (tenant, subject, metric) <= (:until_tenant, :until_subject, :until_metric)
-    ) c USING (tenant, subject, metric, period_kind, period_start)
-    WHERE c.used IS DISTINCT FROM e.used
-    ORDER BY tenant, subject, metric, period_start LIMIT :most
-    """
-)
-
-# A part of a grant is `<id>:<priority>:<expires_ms>:<units>`; a close that moves units takes them along.
-_grants = text(
-    """
-    SELECT 'grant' AS what, coalesce(e.tenant, g.tenant) AS tenant, coalesce(e.subject, g.subject) AS subject,
-           coalesce(e.metric, g.metric) AS metric, period_kind, period_start, grant_id, g.used AS stated,
-           e.used AS added_up
-    FROM (
-        SELECT tenant, subject, metric, CAST(split_part(part, ':', 1) AS bigint) AS grant_id, period_kind, period_start,
-               sum(CAST(split_part(part, ':', 4) AS bigint)
-                   * CASE WHEN kind IN ('refund', 'close') THEN -1 ELSE 1 END) AS used
-        FROM (
-            SELECT * FROM entries
-            WHERE (tenant, subject, metric) > (:after_tenant, :after_subject, :after_metric)
-              AND (tenant, subject, metric) <= (:until_tenant, :until_subject, :until_metric)
-              AND parts IS NOT NULL
-            ORDER BY tenant, subject, metric, epoch, n OFFSET 0
-        ) AS stretch CROSS JOIN LATERAL string_to_table(parts, ',') AS part
-        WHERE part LIKE '%:%' AND kind IN ('consume', 'commit', 'open', 'refund', 'close')
-        GROUP BY 1, 2, 3, 4, 5, 6
-    ) e FULL JOIN (
-        SELECT g.tenant, g.subject, g.metric, u.grant_id, u.period_kind, u.period_start, u.used
-        FROM grants g JOIN grant_balances u ON u.grant_id = g.id
-        WHERE (g.tenant, g.subject, g.metric) > (:after_tenant, :after_subject, :after_metric)
-          AND (g.tenant, g.subject, g.metric) <= (:until_tenant, :until_subject, :until_metric)
-    ) g USING (grant_id, period_kind, period_start)
-    WHERE g.used IS DISTINCT FROM e.used
-    ORDER BY 2, 3, 4, 6, grant_id LIMIT :most
-    """
-)
-
 
 def step(engine: Engine, arguments: dict[str, Any], cursor: dict[str, Any] | None) -> Step:
-    """Verifies the next accounts. Arguments: `tenant` and `subject`, where not all are wanted; `names_of`.
+    """Verifies the next accounts; when there are none left, and all tenants' were wanted, the next links of the chains.
+    Arguments: `tenant` and `subject`, where not all are wanted; `names_of`; `heads` that were kept elsewhere.
 
-    The result counts accounts, entries and balances, and how many are `differing`; it lists the first differences: what
-    (line, balance, cap, grant), the account, its period, the entry's place, the figure that the ledger states, and the
-    one that its entries add up to. `told` says that an incident tells of the line already; a balance names the entry
-    that it stands at, and the last one that there is.
+    The result counts accounts, entries and balances, how many are `differing`, and how many are `told` besides: lines
+    that an incident tells of, and after which the account was put right. It lists the first differences: what (line,
+    balance, sealed, cap, grant, hold), the account, its period, the entry's place, the figure that the ledger states,
+    and the one that its entries add up to; a balance names the entry that it stands at, and the last one that there is.
+    What differs in a chain: ledger/chain_verification.py.
     """
     tenant = arguments.get("tenant")
+    most = int(arguments.get("step_entries", STEP_ENTRIES))
     with snapshot(engine, tenant) as connection:
         done = _begun(connection, arguments) if cursor is None else msgspec.convert(cursor, Verified)
-        if done is None:
-            return Step({}, 1.0, [], Verified(span=NOTHING, entries_estimated=0).result())
-        part = first_part(connection, done.span, int(arguments.get("step_entries", STEP_ENTRIES)))
-        found = _verify(connection, part, done)
-    done.differing += len(found)
+        if done.span is not None:
+            part = first_part(connection, done.span, most)
+            found = _verify(connection, part, done)
+            done.span = None if part.until == done.span.until else Span(part.until, done.span.until)
+            is_last = done.span is None and done.chain is None
+        else:
+            assert done.chain is not None
+            found, is_last = walk(connection, done.chain, arguments.get("heads") or {}, most)
+    is_told = [each.get("told", False) and each["corrected"] for each in found]
+    done.told += sum(is_told)
+    done.differing += len(found) - sum(is_told)
     done.differences = listed(done.differences, found, names_for(arguments))
-    is_last = part.until == done.span.until
-    done.span = Span(part.until, done.span.until)
-    progress = share(done.entries, done.entries_estimated)
-    return Step(msgspec.to_builtins(done), progress, found, done.result() if is_last else None)
+    return Step(msgspec.to_builtins(done), done.progress, found, done.result() if is_last else None)
 
 
-def _begun(connection: Connection, arguments: dict[str, Any]) -> Verified | None:
+def _begun(connection: Connection, arguments: dict[str, Any]) -> Verified:
     span = whole(connection, arguments.get("tenant"), arguments.get("subject"))
-    return None if span is None else Verified(span=span, entries_estimated=estimated_entries(connection, span))
+    return Verified(
+        span=span or NOTHING,
+        entries_estimated=0 if span is None else estimated_entries(connection, span),
+        chain=Walked() if arguments.get("tenant") is None else None,
+    )
 
 
 def _verify(connection: Connection, part: Span, done: Verified) -> list[dict[str, Any]]:
-    parameters = part.parameters() | {"most": MAX_DIFFERENCES_A_STEP}
     found = []
-    for row in connection.execute(_lines, parameters):
+    for row in connection.execute(_lines, part.parameters() | {"most": MAX_DIFFERENCES_A_STEP}):
         if row.what == "counted":
             done.entries, done.balances = done.entries + row.stated, done.balances + int(row.added_up)
-            done.accounts += row.accounts
+            done.accounts, done.carried = done.accounts + row.accounts, done.carried + row.carried
             continue
         difference = _difference(row) | {"entry": _place(row.shard, row.epoch, row.n)}
-        more = (
-            {"told": row.told} if row.what == "line" else {"last_entry": _place(row.shard, row.last_epoch, row.last_n)}
-        )
-        found.append(difference | more)
-    for statement in (_caps, _grants):
-        for row in connection.execute(statement, parameters):
-            difference = _difference(row)
-            if row.what == "grant":
-                difference["grant"] = str(row.grant_id)
-            found.append(difference)
+        if row.what == "line":
+            difference |= {"told": row.told, "corrected": row.corrected}
+        elif row.what == "balance":
+            difference["last_entry"] = _place(row.shard, row.last_epoch, row.last_n)
+        found.append(difference)
+    for row in replay_buckets.differing(connection, part, MAX_DIFFERENCES_A_STEP):
+        difference = _difference(row)
+        if row.what == "grant":
+            difference["grant"] = str(row.grant_id)
+        if row.what == "hold":
+            difference["entry"] = _place(row.shard, row.epoch, row.n)
+        found.append(difference)
     return found
 
 

@@ -66,7 +66,6 @@ def make_application_login(owner_url: str, application_url: str) -> None:
 
 def complaints(connection: Connection) -> list[str]:
     """Why the application should not start on this connection, a sentence each; empty if it may."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
     if connection.execute(text("SELECT to_regclass('alembic_version')")).scalar_one() is None:
         return ["the database has no tables yet: run `quotagate migrate`"]
     privileges = connection.execute(_privileges).mappings().one()
@@ -77,9 +76,8 @@ def complaints(connection: Connection) -> list[str]:
             "QUOTAGATE_DATABASE_URL"
         )
         return found
-    current = MigrationContext.configure(connection).get_current_revision()
-    if current != head:
-        found.append(f"the schema is at revision {current}, and this version needs {head}: run `quotagate migrate`")
+    if other := other_revision(connection):
+        found.append(other)
     if privileges["owns"] or privileges["changes"] or privileges["bypasses"]:
         found.append(
             f"the role {privileges['role']} owns or may change the ledger's entries, and the application must not be "
@@ -88,6 +86,15 @@ def complaints(connection: Connection) -> list[str]:
     if not connection.execute(_partitions_reach_ahead).scalar_one():
         found.append("the entries table has no partition for the coming month: run `quotagate migrate`")
     return found
+
+
+def other_revision(connection: Connection) -> str | None:
+    """A sentence unless the schema is this version's."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current == head:
+        return None
+    return f"the schema is at revision {current}, and this version needs {head}: run `quotagate migrate`"
 
 
 _privileges = text(

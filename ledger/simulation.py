@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, text
 
 from ledger import subscriptions
 from ledger.instants import from_timestamp, to_timestamp
-from ledger.replay import MAX_LISTED, Step, share, snapshot
+from ledger.replay import MAX_LISTED, Step, refuse_archived, share, snapshot
 from ledger.simulated_subject import SimulatedSubject
 from quota.buckets import Grant
 from quota.catalog import Catalog, parse_json
@@ -106,6 +106,10 @@ _grants = text(
     SELECT g.id, g.subject, g.metric, g.priority, g.expires_at, g.amount, told.plan,
            coalesce(told.is_told, false) AS is_told,
            g.amount - coalesce((
+               SELECT sum(c.change) FROM carried c
+               WHERE (c.tenant, c.subject, c.metric, c.what, c.grant_id)
+                   = (g.tenant, g.subject, g.metric, 'grant', g.id)
+           ), 0) - coalesce((
                SELECT sum(CAST(split_part(part, ':', 4) AS bigint)
                           * CASE WHEN e.kind IN ('refund', 'close') THEN -1 ELSE 1 END)
                FROM entries e CROSS JOIN LATERAL string_to_table(e.parts, ',') AS part
@@ -117,6 +121,9 @@ _grants = text(
         SELECT e.plan, true AS is_told FROM entries e
         WHERE (e.tenant, e.subject, e.metric) = (g.tenant, g.subject, g.metric)
           AND e.kind = 'grant' AND e.detail = concat('grant:', g.id) AND e.occurred_at < :since
+        UNION ALL
+        SELECT c.plan, true FROM carried c
+        WHERE (c.tenant, c.subject, c.metric, c.what, c.grant_id) = (g.tenant, g.subject, g.metric, 'told', g.id)
         LIMIT 1
     ) AS told ON true
     WHERE g.tenant = :tenant AND g.subject > :after AND g.subject <= :until
@@ -136,6 +143,7 @@ def step(engine: Engine, arguments: dict[str, Any], cursor: dict[str, Any] | Non
         raise InvalidRequest("from must lie before to", field="from")
     since_ms = _since_ms(catalog, arguments["from_ms"])
     with snapshot(engine, tenant) as connection:
+        refuse_archived(connection, since_ms, "a simulation with windows that began then")
         wanted = {"tenant": tenant, "since": to_timestamp(since_ms), "till": to_timestamp(arguments["to_ms"])}
         done = _begun(connection, wanted) if cursor is None else msgspec.convert(cursor, Simulated)
         until, is_last = _until(connection, wanted | {"after": done.after}, arguments)

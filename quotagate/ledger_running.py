@@ -11,11 +11,13 @@ from types import FrameType
 from typing import Any
 
 import click
+import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from sqlalchemy import Engine
 
-from ledger import jobs, replay_balances, schema
+from ledger import archive_reading, jobs, replay_balances, schema
+from ledger.chain_verification import Head
 from ledger.jobs import Job
 from ledger.replay_jobs import STEPPING
 from ledger.store import ALL_TENANTS, connect, transaction
@@ -27,6 +29,7 @@ from quotagate.operator import stores
 
 EXIT_STOPPED = 130
 """As a shell has it of a command that Ctrl-C has ended."""
+MAX_HEADS_BYTES = 16 << 20
 MAX_STEPS = 1_000_000_000
 
 
@@ -51,14 +54,20 @@ def run_job(
     *,
     resume: str | None,
     is_quiet: bool,
+    archived: Path | None = None,
     show: Show = lambda _: None,
     output: Output | None = None,
 ) -> Done:
     """Takes the job's steps until it is done; what each finds goes to `show` or `output`. Ctrl-C ends this process
     after the step that is under way, and leaves the job where it is."""
-    engine = _engine(environment, data)
+    engine, months = _engine(environment, data, archived)
+    if resume is None and months:
+        asked |= {"archived": months}
     try:
         job = _begun(engine, name, asked, resume)
+        if job.arguments.get("archived", []) != months:
+            wanted = ", ".join(job.arguments.get("archived", [])) or "no archived month"
+            raise InvalidRequest(f"the job {job.id} reads {wanted}: go on with the same --archive")
         if job.state == "done" and job.result is not None:
             return Done(job, job.result)
         with _bar(name, job.progress, is_quiet) as bar, _stopping() as stopping:
@@ -111,26 +120,56 @@ def _begun(engine: Engine, name: str, asked: dict[str, Any], resume: str | None)
     return job
 
 
+def kept_heads(file: Path) -> dict[str, Any]:
+    """The heads of chains that `verify --json` printed; or they alone. InvalidRequest."""
+    try:
+        with file.open("rb") as opened:
+            document = msgspec.json.decode(opened.read(MAX_HEADS_BYTES))
+        if isinstance(document, dict) and "result" in document:
+            document = document["result"]["chain"]["heads"]
+        return {shard: msgspec.to_builtins(head) for shard, head in msgspec.convert(document, dict[str, Head]).items()}
+    except OSError as error:
+        raise InvalidRequest(f"cannot read {file}: {error.strerror}") from error
+    except (msgspec.MsgspecError, KeyError, TypeError) as error:
+        raise InvalidRequest(f"{file} has no heads of chains in it: {error}") from error
+
+
 def balances_at(
-    environment: Mapping[str, str], data: Path, *, tenant: str, subject: str, metric: str | None, at_ms: int
+    environment: Mapping[str, str],
+    data: Path,
+    *,
+    tenant: str,
+    subject: str,
+    metric: str | None,
+    at_ms: int,
+    archived: Path | None = None,
 ) -> list[dict[str, Any]]:
     """How a subject's accounts stood at an instant, from entries alone."""
     checked_identifier(tenant, "tenant")
     checked_identifier(subject, "subject")
-    engine = _engine(environment, data)
-    with transaction(engine, tenant) as connection:
-        found = replay_balances.at_instant(connection, tenant, subject, metric, at_ms)
-    engine.dispose()
-    return list(found)
+    engine, _ = _engine(environment, data, archived)
+    try:
+        with transaction(engine, tenant) as connection:
+            return list(replay_balances.at_instant(connection, tenant, subject, metric, at_ms))
+    finally:
+        engine.dispose()
 
 
-def _engine(environment: Mapping[str, str], data: Path) -> Engine:
-    engine = connect(stores(environment, data, "database_url").database_url, pool_size=2)
-    with transaction(engine, ALL_TENANTS) as connection:
-        found = schema.complaints(connection)
-    if found:
-        raise Unsafe("\n".join(found))
-    return engine
+def _engine(environment: Mapping[str, str], data: Path, archived: Path | None) -> tuple[Engine, list[str]]:
+    """What the job reads, and which archived months are part of it."""
+    url = stores(environment, data, "database_url").database_url
+    engine = connect(url, pool_size=2)
+    try:
+        with transaction(engine, ALL_TENANTS) as connection:
+            found = schema.complaints(connection)
+        if found:
+            raise Unsafe("\n".join(found))
+        if archived is None:
+            return engine, []
+        read = archive_reading.months_to_read(engine, archived)
+    finally:
+        engine.dispose()  # whoever goes on with it connects anew
+    return archive_reading.connect_with(url, read), [each.month for each in read.manifests]
 
 
 class Bar:

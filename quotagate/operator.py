@@ -37,7 +37,10 @@ def stores(environment: Mapping[str, str], data: Path, *required: str) -> Settin
         raise Unsafe(
             f"{error.filename} may be read by its owner alone: run this as the user of `quotagate up`"
         ) from error
-    for name, key in (("redis_url", "redis"), ("database_url", "application_database")):
+    named = [("redis_url", "redis"), ("database_url", "application_database")]
+    if "owner_database_url" in required:  # nobody else is to have it
+        named.append(("owner_database_url", "database"))
+    for name, key in named:
         if not given.get(variable(name)) and key in kept:
             given[variable(name)] = kept[key]
     if not given.get(variable("key_pepper")) and (data / "key.pepper").exists():

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,14 +86,21 @@ def _migrated(stores: Stores, _template: str) -> str:
     return TEMPLATE
 
 
-@pytest.fixture
-def database(stores: Stores, _migrated: str) -> Iterator[Database]:
+@contextmanager
+def database_of(stores: Stores, template: str) -> Iterator[Database]:
+    """A copy of a database that nobody is connected to."""
     name = f"test_{secrets.token_hex(6)}"
     with psycopg.connect(stores.owner_url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
     yield Database(_url(stores.owner_url, name), _url(stores.owner_url, name, "application"))
     with psycopg.connect(stores.owner_url, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database(stores: Stores, _migrated: str) -> Iterator[Database]:
+    with database_of(stores, _migrated) as database:
+        yield database
 
 
 @pytest.fixture(scope="session")

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-import psycopg
 import pytest
 import redis
 
-from ledger import chain
-from ledger.chain import Break
+from ledger import chain, replay_verification
+from quota import protocol
 from tests.conftest import Database
 from tests.integration.pipeline import Pipeline
+from tests.integration.replaying import as_owner, through
 from workers.linking import Linking
 
 
@@ -34,17 +35,27 @@ def linked(pipeline: Pipeline, most: int = 4) -> int:
     return total
 
 
-def verified(pipeline: Pipeline) -> list[Break]:
-    before, breaks = chain.NO_HASH, []
-    for link in pipeline.call(chain.links_of, 3, 0, 100):
-        breaks += pipeline.call(chain.verify, link, before)
-        before = link.hash
-    return breaks
+def verified(pipeline: Pipeline, **arguments: Any) -> list[tuple[Any, ...]]:
+    """What differs in the chain, as `ledger verify` and the job of that name tell it."""
+    result, found, _ = through(pipeline, replay_verification.step, step_entries=3, **arguments)
+    breaks = [each for each in found if "link" in each]
+    assert result["differences"] == found
+    assert result["differing"] == len(found)
+    return [(each["what"], each["entry"], each["link"], each["subject"]) for each in breaks]
 
 
-def as_owner(database: Database, statement: str) -> None:
-    with psycopg.connect(database.owner_url.replace("+psycopg", "", 1)) as connection:
-        assert connection.execute(statement).rowcount == 1
+def figures(pipeline: Pipeline) -> dict[str, Any]:
+    return dict(through(pipeline, replay_verification.step)[0]["chain"])
+
+
+def inserted(place: str, of: int, at: str = "interval '1 second'") -> str:
+    """A statement that puts an entry at a place, or at another instant of one that is taken."""
+    columns = "tenant, subject, metric, kind, amount, change, used_after, period_kind, period_start"
+    columns += ", receipt_first_n, receipt_count"
+    return (
+        f"INSERT INTO entries (shard, epoch, n, occurred_at, {columns}) "
+        f"SELECT shard, {place}, occurred_at + {at}, {columns} FROM entries WHERE n = {of}"
+    )
 
 
 def test_every_entry_is_linked_once(pipeline: Pipeline) -> None:
@@ -58,33 +69,73 @@ def test_every_entry_is_linked_once(pipeline: Pipeline) -> None:
     assert pipeline.call(chain.heads) == {3: (4, found[-1].hash.hex())}
 
 
-@pytest.mark.parametrize(
-    ("statement", "what"),
-    [
-        ("UPDATE entries SET amount = amount + 1 WHERE n = 5", "changed"),
-        ("UPDATE entries SET subject = 'v' WHERE n = 5", "changed"),
-        ("UPDATE entries SET metadata = '{\"a\": 1}' WHERE n = 5", "changed"),
-        ("UPDATE entries SET occurred_at = occurred_at - interval '1 millisecond' WHERE n = 5", "changed"),
-        ("DELETE FROM entries WHERE n = 5", "deleted"),
-        ("", "inserted"),
-    ],
+TO_ENTRIES = (
+    (inserted("epoch, -7", of=1), ("inserted", "3.1--7", 1, "u")),
+    (inserted("0, 5", of=2), ("inserted", "3.0-5", 1, "u")),
+    ("UPDATE entries SET amount = amount + 1 WHERE n = 5", ("changed", "3.1-5", 2, "u")),
+    ("UPDATE entries SET subject = 'v' WHERE n = 9", ("changed", "3.1-9", 3, "v")),
+    ("UPDATE entries SET metadata = '{\"a\": 1}' WHERE n = 13", ("changed", "3.1-13", 4, "u")),
+    (
+        "UPDATE entries SET occurred_at = occurred_at - interval '1 millisecond' WHERE n = 17",
+        ("changed", "3.1-17", 5, "u"),
+    ),
+    ("DELETE FROM entries WHERE n = 21", ("deleted", "3.1-21", 6, None)),
+    (inserted("epoch, n", of=25), ("inserted", "3.1-25", 7, "u")),
+    (inserted("epoch, n", of=29, at="interval '-1 second'"), ("inserted", "3.1-29", 8, "u")),
+    (inserted("epoch, n + 1", of=39), ("inserted", "3.1-40", None, "u")),
+    (inserted("epoch + 1, 0", of=38), ("inserted", "3.2-0", None, "u")),
 )
-def test_what_the_owner_does_to_an_entry_is_found_and_named(
-    pipeline: Pipeline, database: Database, statement: str, what: str
-) -> None:
+
+
+def test_what_the_owner_does_to_an_entry_is_found_and_named(pipeline: Pipeline, database: Database) -> None:
+    consumed(pipeline, 40)
+    linked(pipeline)
+    as_owner(database, *(statement for statement, _ in TO_ENTRIES))
+    assert set(verified(pipeline)) == {found for _, found in TO_ENTRIES}
+
+
+def test_what_the_owner_does_to_a_link_is_found_and_named(pipeline: Pipeline, database: Database) -> None:
+    consumed(pipeline, 40)
+    linked(pipeline)
+    as_owner(
+        database,
+        "UPDATE links SET digests = sha256(digests) WHERE seq = 2",
+        "UPDATE links SET hash = sha256(hash) WHERE seq = 4",
+        "DELETE FROM links WHERE seq = 7",
+        """UPDATE links SET ranges = '[[1, 36, 39], [1, 40, 41]]' WHERE seq = 10""",
+    )
+    # A link with another hash breaks the one after it, too.
+    assert verified(pipeline) == [
+        ("link", "3.1-7", 2, None),
+        ("link", "3.1-15", 4, None),
+        ("link", "3.1-19", 5, None),
+        ("link", "3.1-31", 8, None),
+        ("link", "3.1-41", 10, None),
+    ]
+
+
+def test_an_entry_between_two_epochs_is_found(pipeline: Pipeline, database: Database) -> None:
+    consumed(pipeline, 4)
+    linked(pipeline)
+    pipeline.connection.flushall()
+    shard = pipeline.shard
+    shard.run(protocol.begin_epoch(3, 2, ""))
+    shard.provision(shard.opening(limit=None, used=4), epoch=2)
+    consumed(pipeline, 4)
+    linked(pipeline)
+    assert verified(pipeline) == []
+    as_owner(database, inserted("1, 4", of=3).replace("WHERE n = 3", "WHERE (epoch, n) = (1, 3)"))
+    assert verified(pipeline) == [("inserted", "3.1-4", 2, "u")]
+
+
+def test_what_was_not_linked_yet_is_counted_and_told_apart(pipeline: Pipeline, database: Database) -> None:
     consumed(pipeline, 10)
     linked(pipeline)
-    if what == "inserted":
-        columns = (
-            "shard, epoch, n, tenant, subject, metric, kind, amount, change, used_after, period_kind, period_start"
-        )
-        columns += ", receipt_first_n, receipt_count"
-        statement = (
-            f"INSERT INTO entries (occurred_at, {columns}) "
-            f"SELECT occurred_at + interval '1 second', {columns} FROM entries WHERE n = 5"
-        )
-    as_owner(database, statement)
-    assert verified(pipeline) == [Break(3, 2, what, "1-5")]
+    consumed(pipeline, 5)
+    head = {"seq": 3, "hash": pipeline.call(chain.heads)[3][1]}
+    assert figures(pipeline) == {"links": 3, "linked": 10, "archived": 0, "unlinked": 5, "heads": {"3": head}}
+    as_owner(database, "UPDATE entries SET reason = 'another' WHERE n = 12")
+    assert verified(pipeline) == []
 
 
 def test_a_link_that_was_made_anew_breaks_the_one_after_it(pipeline: Pipeline, database: Database) -> None:
@@ -95,8 +146,26 @@ def test_a_link_that_was_made_anew_breaks_the_one_after_it(pipeline: Pipeline, d
     as_owner(database, "DELETE FROM links WHERE seq = 2")
     rows = pipeline.call(chain.read_entries, 3, chain.Place(1, 3), chain.Place(1, 7), None)
     pipeline.call(chain.add_link, 3, "run", rows, pipeline.call(chain.links_of, 3, 0, 1)[0])
-    assert verified(pipeline) == [Break(3, 3, "link", "1-9")]
+    assert verified(pipeline) == [("link", "3.1-9", 3, None)]
     assert link.hash != pipeline.call(chain.links_of, 3, 1, 1)[0].hash
+
+
+def test_a_chain_that_was_made_anew_to_its_end_differs_from_heads_that_were_kept(
+    pipeline: Pipeline, database: Database
+) -> None:
+    consumed(pipeline, 10)
+    linked(pipeline)
+    kept = figures(pipeline)["heads"]
+    consumed(pipeline, 4)
+    linked(pipeline)
+    assert verified(pipeline, heads=kept) == []
+    as_owner(database, "UPDATE entries SET amount = 99 WHERE n = 5")
+    for _ in range(3):
+        as_owner(database, "DELETE FROM links WHERE seq = (SELECT max(seq) FROM links)")
+    assert verified(pipeline, heads=kept) == [("link", "3.1-3", 3, None)]
+    linked(pipeline)
+    assert verified(pipeline) == []
+    assert verified(pipeline, heads=kept) == [("link", "3.1-11", 3, None)]
 
 
 def test_a_fork_is_a_link_of_its_own(pipeline: Pipeline, database: Database) -> None:
@@ -111,7 +180,7 @@ def test_a_fork_is_a_link_of_its_own(pipeline: Pipeline, database: Database) -> 
     assert [link.kind for link in pipeline.call(chain.links_of, 3, 0, 10)] == ["run", "run", "fork"]
     assert verified(pipeline) == []
     as_owner(database, "UPDATE entries SET amount = 99 WHERE n = 3 AND amount = 7")
-    assert [(each.what, each.place) for each in verified(pipeline)] == [("changed", "1-3")]
+    assert verified(pipeline) == [("changed", "3.1-3", 3, "u")]
 
 
 def test_the_application_can_add_links_and_not_change_them(pipeline: Pipeline) -> None:

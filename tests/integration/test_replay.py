@@ -6,17 +6,15 @@ from typing import Any
 
 import pytest
 import redis
-from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy import text
 
 from bench.ledger import fill
-from ledger import replay, replay_balances, replay_verification
+from ledger import replay, replay_balances, replay_buckets, replay_verification
 from quota import protocol
-from quota.formats import CapState, GrantState
-from quota.periods import DAY_MS, Period, PeriodKind, period_at
-from quota.protocol import Charge, Mode
+from quota.protocol import Mode
 from tests.conftest import Database
 from tests.integration.pipeline import Pipeline
-from tests.integration.replaying import go_back, through
+from tests.integration.replaying import as_owner, go_back, rich_history, through
 
 
 @pytest.fixture
@@ -25,8 +23,25 @@ def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline
         yield pipeline
 
 
+FIGURES = {"accounts": 0, "entries": 0, "carried": 0, "balances": 0, "differing": 0, "told": 0, "differences": []}
+
+
+# As the reset seals: what the entries add up to when the account has left its period.
+SEAL = """
+INSERT INTO sealed_periods (tenant, subject, metric, period_kind, period_start, period_end, used, entries, shard, epoch,
+                            n, closed_at)
+SELECT tenant, subject, metric, period_kind, period_start, max(period_end), sum(change), count(*), max(shard),
+       max(epoch), max(n), max(occurred_at)
+FROM entries e
+WHERE NOT is_late AND period_end <= (SELECT max(occurred_at) FROM entries) GROUP BY 1, 2, 3, 4, 5
+"""
+
+
 def verified(pipeline: Pipeline, **arguments: Any) -> dict[str, Any]:
-    return through(pipeline, replay_verification.step, **arguments)[0]
+    """Without the chains: tests/integration/test_chain.py."""
+    result = through(pipeline, replay_verification.step, **arguments)[0]
+    assert ("chain" in result) == ("tenant" not in arguments)
+    return {name: value for name, value in result.items() if name != "chain"}
 
 
 def differences(pipeline: Pipeline) -> list[tuple[str, str, int | None, int | None]]:
@@ -34,45 +49,9 @@ def differences(pipeline: Pipeline) -> list[tuple[str, str, int | None, int | No
     return [(each["what"], each["metric"], each["stated"], each["added_up"]) for each in found]
 
 
-def as_owner(database: Database, statement: str) -> None:
-    engine = create_engine(database.owner_url, poolclass=NullPool)
-    with engine.begin() as connection:
-        connection.execute(text(statement))
-
-
-def rich_history(pipeline: Pipeline) -> None:
-    """Of everything that moves a balance: consumes, denials, holds, refunds, a grant, a cap, a level, a roll, and what
-    came after it for the period before."""
-    shard, now_ms = pipeline.clocked, pipeline.clocked.now_ms()
-    today = period_at(PeriodKind.DAY, now_ms)
-    pipeline.call(
-        lambda connection: connection.execute(
-            text(
-                "INSERT INTO grants (id, tenant, subject, metric, amount, priority, created_by) "
-                "OVERRIDING SYSTEM VALUE VALUES (7, 't', 'u', 'n', 20, 0, 'test')"
-            )
-        )
-    )
-    window = Period(PeriodKind.MONTH, now_ms - DAY_MS, now_ms + 30_000)
-    shard.open("m", limit=30, caps=(CapState(today, 25),), period=window)
-    shard.open("n", limit=3, grants=(GrantState(7, 0, None, 20),), period=window)
-    charges = (Charge(shard.key("m"), 4), Charge(shard.key("n"), 5))
-    shard.consume(shard.step(1, charges=charges), shard.step(10), shard.step(10), shard.step(99))
-    (taken, *_) = [each for each in shard.entries() if each.kind == "consume" and each.account.metric == "m"]
-    shard.refund(taken, 3)
-    kept, given_back, late = shard.hold(2), shard.hold(1), shard.hold(1)
-    shard.do(Mode.COMMIT, (None, kept))
-    shard.do(Mode.RELEASE, (None, given_back))
-    pipeline.drained()
-    shard.roll(window, CapState(period_at(PeriodKind.DAY, now_ms + 30_000), 25))
-    shard.do(Mode.COMMIT, (None, late))
-    shard.consume(shard.step(1))
-    pipeline.drained()
-
-
 class TestVerification:
     def test_an_empty_ledger_has_nothing_that_differs(self, pipeline: Pipeline) -> None:
-        assert verified(pipeline) == {"accounts": 0, "entries": 0, "balances": 0, "differing": 0, "differences": []}
+        assert verified(pipeline) == FIGURES
 
     def test_everything_that_moves_a_balance_is_found_right(self, pipeline: Pipeline) -> None:
         rich_history(pipeline)
@@ -83,7 +62,7 @@ class TestVerification:
         assert pipeline.rows("SELECT used FROM grant_balances") == [(2,)]
         ((entries,),) = pipeline.rows("SELECT count(*) FROM entries")
         ((balances,),) = pipeline.rows("SELECT count(*) FROM balances")
-        figures = {"accounts": 2, "entries": entries, "balances": balances, "differing": 0, "differences": []}
+        figures = FIGURES | {"accounts": 2, "entries": entries, "balances": balances}
         assert verified(pipeline) == figures
         assert verified(pipeline, step_entries=1) == figures
         assert verified(pipeline, tenant="t", subject="u") == figures
@@ -118,6 +97,45 @@ class TestVerification:
         (_, grant) = verified(pipeline)["differences"]
         assert (grant["grant"], grant["stated"], grant["added_up"]) == ("7", 3, 2)
 
+    def test_holds_are_compared_with_the_entries_that_make_and_settle_them(
+        self, pipeline: Pipeline, database: Database
+    ) -> None:
+        shard = pipeline.clocked.open("a", limit=None).open("z", limit=None)
+        committed, released, kept = shard.hold(1, metric="a"), shard.hold(2, metric="a"), shard.hold(3, metric="a")
+        unmade, missing = shard.hold(4, metric="z"), shard.hold(5, metric="z")
+        shard.do(Mode.COMMIT, (None, committed), metric="a")
+        shard.do(Mode.RELEASE, (None, released), metric="a")
+        pipeline.drained()
+        assert verified(pipeline)["differing"] == 0
+        as_owner(
+            database,
+            f"UPDATE holds SET settled_by = NULL, settled_at = NULL WHERE concat(epoch, '-', n) = '{committed}'",
+            f"UPDATE holds SET settled_by = 'expire' WHERE concat(epoch, '-', n) = '{released}'",
+            f"UPDATE holds SET settled_by = 'commit' WHERE concat(epoch, '-', n) = '{kept}'",
+            f"UPDATE entries SET kind = 'denied' WHERE concat(epoch, '-', n) = '{unmade}'",
+            f"DELETE FROM holds WHERE concat(epoch, '-', n) = '{missing}'",
+        )
+        found = [each for each in verified(pipeline)["differences"] if each["what"] == "hold"]
+        assert [(each["entry"], each["metric"], each["stated"], each["added_up"]) for each in found] == [
+            (f"3.{committed}", "a", 1, 0),
+            (f"3.{released}", "a", 0, 0),
+            (f"3.{kept}", "a", 0, 3),
+            (f"3.{unmade}", "z", 4, None),
+            (f"3.{missing}", "z", None, 5),
+        ]
+
+    def test_a_sealed_period_is_compared_with_its_entries_up_to_its_place(
+        self, pipeline: Pipeline, database: Database
+    ) -> None:
+        rich_history(pipeline)
+        as_owner(database, SEAL)
+        assert pipeline.rows("SELECT metric, used FROM sealed_periods ORDER BY 1") == [("m", 23), ("n", 5)]
+        assert pipeline.rows("SELECT sum(change) FROM entries WHERE is_late") == [(1,)]
+        assert verified(pipeline)["differing"] == 0
+        as_owner(database, "UPDATE sealed_periods SET used = used + 1 WHERE metric = 'm'")
+        (found,) = verified(pipeline)["differences"]
+        assert (found["what"], found["metric"], found["stated"], found["added_up"]) == ("sealed", "m", 24, 23)
+
     def test_the_account_its_period_and_the_entry_are_told(self, pipeline: Pipeline, database: Database) -> None:
         pipeline.shard.open(limit=None).consume(*[pipeline.shard.step(1)] * 3)
         pipeline.drained()
@@ -125,7 +143,8 @@ class TestVerification:
         (found,) = verified(pipeline)["differences"]
         assert found.pop("period_start").endswith("T00:00:00Z")
         account = {"tenant": "t", "subject": "u", "metric": "m", "period_kind": "month"}
-        assert found == account | {"what": "line", "entry": "3.1-2", "stated": 9, "added_up": 3, "told": False}
+        account |= {"what": "line", "entry": "3.1-2", "stated": 9, "added_up": 3}
+        assert found == account | {"told": False, "corrected": False}
 
     def test_a_line_that_an_incident_tells_of_says_so(self, pipeline: Pipeline) -> None:
         pipeline.shard.open(limit=None).consume(pipeline.shard.step(1))
@@ -134,7 +153,38 @@ class TestVerification:
         pipeline.drained()
         assert [kind for _, kind, _ in pipeline.incidents()] == ["arithmetic"]
         (found,) = verified(pipeline)["differences"]
-        assert (found["entry"], found["stated"], found["added_up"], found["told"]) == ("3.1-1", 7, 2, True)
+        assert (found["entry"], found["stated"], found["added_up"]) == ("3.1-1", 7, 2)
+        assert (found["told"], found["corrected"], verified(pipeline)["differing"]) == (True, False, 1)
+
+    def test_a_line_that_was_told_of_and_put_right_is_counted_apart(self, pipeline: Pipeline) -> None:
+        shard = pipeline.shard.open(limit=None)
+        shard.consume(shard.step(1))
+        pipeline.drained()
+        pipeline.tamper(by=5)
+        shard.consume(shard.step(1))
+        pipeline.drained()
+        pipeline.reconcile().run_once()
+        pipeline.drained()
+        assert pipeline.rows("SELECT count(*) FROM entries WHERE kind = 'correct'") == [(1,)]
+        result = verified(pipeline)
+        (found,) = result["differences"]
+        assert (found["entry"], found["told"], found["corrected"]) == ("3.1-1", True, True)
+        assert (result["differing"], result["told"]) == (0, 1)
+
+    @pytest.mark.parametrize(
+        ("change", "differing"),
+        [
+            ("DELETE FROM incidents", 1),  # nobody was told
+            ("UPDATE entries SET used_after = used_after + 1 WHERE kind = 'correct'", 2),  # it was not put right
+            ("UPDATE balances SET used = used + 1", 1),
+        ],
+    )
+    def test_whatever_else_differs_still_counts(
+        self, pipeline: Pipeline, database: Database, change: str, differing: int
+    ) -> None:
+        self.test_a_line_that_was_told_of_and_put_right_is_counted_apart(pipeline)
+        as_owner(database, change)
+        assert verified(pipeline)["differing"] == differing
 
     @pytest.mark.parametrize(("corrected", "wrong"), [(2, ["3.1-1"]), (7, ["3.1-1", "3.1-2"])])
     def test_a_correction_states_the_sum_and_not_what_follows(
@@ -211,44 +261,6 @@ class TestForksAndEpochs:
         assert differences(pipeline) == []
 
 
-class TestBalances:
-    def test_they_are_those_that_the_ledger_has(self, pipeline: Pipeline) -> None:
-        rich_history(pipeline)
-        at_ms = pipeline.clocked.now_ms() + DAY_MS
-        result, found, steps = through(pipeline, replay_balances.step, at_ms=at_ms, step_entries=1)
-        known = pipeline.rows(
-            "SELECT metric, used, shard || '.' || epoch || '-' || n FROM balances ORDER BY 1, period_start"
-        )
-        assert [(each["metric"], each["used"], each["last_entry"]) for each in found] == known
-        assert (result["balances"], result["used"], steps) == (len(known), sum(used for _, used, _ in known), 2)
-
-    def test_at_an_instant_what_came_later_is_left_out(self, pipeline: Pipeline) -> None:
-        shard = pipeline.clocked.open(limit=100)
-        shard.consume(shard.step(5))
-        held_at_ms = shard.now_ms()
-        hold = shard.hold(8, ttl_ms=10_000)
-        shard.step_clock(1_000)
-        shard.do(Mode.COMMIT, (6, hold))
-        shard.hold(3, ttl_ms=2_000)
-        pipeline.drained()
-
-        def at(ms: int) -> list[tuple[int, int]]:
-            found = pipeline.call(replay_balances.at_instant, "t", "u", "m", held_at_ms + ms)
-            return [(each["used"], each["held"]) for each in found]
-
-        assert [at(ms) for ms in (-1, 0, 999, 1_000, 2_999, 3_000)] == [
-            *([], [(5, 8)], [(5, 8)]),
-            *([(11, 3)], [(11, 3)], [(11, 0)]),
-        ]
-
-    def test_each_period_has_its_own(self, pipeline: Pipeline) -> None:
-        rich_history(pipeline)
-        end_ms = pipeline.clocked.now_ms()
-        (before,) = pipeline.call(replay_balances.at_instant, "t", "u", "m", end_ms - 1)
-        (after,) = pipeline.call(replay_balances.at_instant, "t", "u", "m", end_ms)
-        assert (before["used"], after["used"]) == (23, 1)
-
-
 def test_a_step_reads_its_own_accounts_and_not_the_whole_ledger(pipeline: Pipeline, database: Database) -> None:
     """Where one tenant has everything, the planner takes a stretch of accounts for a third of the table."""
     fill(database.owner_url.replace("+psycopg", "", 1), 20_000, 2_000)
@@ -256,7 +268,9 @@ def test_a_step_reads_its_own_accounts_and_not_the_whole_ledger(pipeline: Pipeli
         span = replay.whole(connection, None, None)
         assert span is not None
         parameters = replay.first_part(connection, span, 100).parameters() | {"most": 10, "at": datetime.now(UTC)}
-        for statement in (replay_verification._lines, replay_verification._caps, replay_balances._balances):
+        parameters |= {"since": datetime.now(UTC), "since_ms": 0}
+        bucket_statements = (replay_buckets.CAPS, replay_buckets.GRANTS, replay_buckets.HOLDS)
+        for statement in (replay_verification._lines, *bucket_statements, replay_balances._balances):
             lines = [row[0] for row in connection.execute(text("EXPLAIN " + statement.text), parameters)]
             scans = [line for line in lines if "Scan" in line and " entries_" in line]
             assert scans
