@@ -129,3 +129,20 @@ def _named(account: AccountName, shard: int, place: str) -> dict[str, Any]:
         "epoch": found.epoch,
         "n": found.n,
     }
+
+
+_expired = text(
+    """
+    SELECT DISTINCT tenant, subject, metric FROM (
+        SELECT tenant, subject, metric FROM holds WHERE settled_by IS NULL AND expires_at <= :before
+        ORDER BY expires_at LIMIT :most
+    ) AS first ORDER BY tenant, subject, metric
+    """
+)
+
+
+def expired(connection: Connection, before_ms: int, most: int) -> list[AccountName]:
+    """Accounts whose holds had expired before an instant, and of which the ledger has not heard that they were let go:
+    nobody has asked for them since. Of so many holds at most, the first to expire first."""
+    rows = connection.execute(_expired, {"before": to_timestamp(before_ms), "most": most})
+    return [AccountName(row.tenant, row.subject, row.metric) for row in rows]

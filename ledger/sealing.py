@@ -137,10 +137,16 @@ _closed = text(
 # sums are kept.
 _all_of_it = text(
     """
-    SELECT coalesce(sum(e.change), 0) AS used, count(*) AS entries FROM entries e
-    WHERE (e.tenant, e.subject, e.metric) = (:tenant, :subject, :metric)
-      AND (e.period_kind, e.period_start) = (:kind, :start)
-      AND (CAST(:epoch AS bigint) IS NULL OR (e.epoch, e.n) <= (:epoch, :n))
+    SELECT coalesce(sum(change), 0) AS used, CAST(coalesce(sum(entries), 0) AS bigint) AS entries FROM (
+        SELECT e.change, 1 AS entries FROM entries e
+        WHERE (e.tenant, e.subject, e.metric) = (:tenant, :subject, :metric)
+          AND (e.period_kind, e.period_start) = (:kind, :start)
+          AND (CAST(:epoch AS bigint) IS NULL OR (e.epoch, e.n) <= (:epoch, :n))
+        UNION ALL
+        SELECT c.change, c.entries FROM carried c
+        WHERE (c.tenant, c.subject, c.metric, c.what) = (:tenant, :subject, :metric, 'period')
+          AND (c.period_kind, c.period_start) = (:kind, :start)
+    ) AS booked
     """
 )
 

@@ -167,6 +167,7 @@ holds = Table(
         "settled_by IN ('commit', 'release', 'expire')", name="a_hold_is_settled_by_commit_release_or_expire"
     ),
     Index("open_holds_by_account", "tenant", "subject", "metric", postgresql_where=text("settled_by IS NULL")),
+    Index("holds_to_sweep", "expires_at", postgresql_where=text("settled_by IS NULL")),
 )
 
 # The receipt that each key was used for first, so that a repeat is found which Redis no longer knew.

@@ -14,7 +14,7 @@ import structlog
 from redis import Redis
 from sqlalchemy import Connection, Engine
 
-from ledger import announcements, catalogs, grants, reconciliations, sealing, shards, subscriptions
+from ledger import announcements, catalogs, grants, holds, reconciliations, sealing, shards, subscriptions
 from ledger.plans import led_by_index
 from ledger.sealing import Due, Sealed
 from ledger.store import ALL_TENANTS, transaction
@@ -27,6 +27,8 @@ PAGE = 500
 HOLD_S = 10.0
 """How long one run goes on, so that other jobs have their turn."""
 LONGEST_REST_S = 0.5
+HEARD_WITHIN_MS = 10_000
+"""A hold that expired is let go by whoever asks next, and the ledger hears of it; only what nobody did is swept."""
 
 log = structlog.get_logger()
 
@@ -35,7 +37,8 @@ log = structlog.get_logger()
 class Done:
     """Periods that were `due`; accounts that were `swept`: brought from a period that is over into the one that runs;
     periods that were `sealed`, of which `differing` do not say what their entries add up to; units that were `rolled`
-    over; grants that `expired`; subscriptions that were `changed`."""
+    over; grants that `expired`; accounts whose holds were `released`, because their time was over; subscriptions that
+    were `changed`."""
 
     due: int = 0
     swept: int = 0
@@ -43,6 +46,7 @@ class Done:
     differing: int = 0
     rolled: int = 0
     expired: int = 0
+    released: int = 0
     changed: int = 0
 
     def __add__(self, other: "Done") -> "Done":
@@ -66,14 +70,14 @@ class Reset:
         """Does what is due, for some seconds at the most."""
         deadline, done = time.monotonic() + hold_s, Done()
         now_ms = self._bulk.now_ms()
-        for step in (self._change, self._let_expire, self._seal):
+        for step in (self._change, self._release, self._let_expire, self._seal):
             is_more = True
             while is_more and time.monotonic() < deadline and not stopping():
                 began = time.monotonic()
                 is_more = step(done, now_ms)
                 if is_more:
                     time.sleep(min(time.monotonic() - began, LONGEST_REST_S))
-        if done.swept or done.sealed or done.expired or done.changed:
+        if done.swept or done.sealed or done.expired or done.released or done.changed:
             log.info("reset", **done.to_document())
         return done
 
@@ -82,6 +86,13 @@ class Reset:
             changed = subscriptions.change_due(connection, now_ms, PAGE)
         done.changed += changed
         return changed == PAGE
+
+    def _release(self, done: Done, now_ms: int) -> bool:
+        with transaction(self._engine, ALL_TENANTS) as connection:
+            accounts = holds.expired(connection, now_ms - HEARD_WITHIN_MS, PAGE)
+        outcomes = self._bringing_in.bring_in(accounts)
+        done.released += sum(word == "provisioned" for word in outcomes.values())
+        return False  # the ledger hears of them first
 
     def _let_expire(self, done: Done, now_ms: int) -> bool:
         with transaction(self._engine, ALL_TENANTS) as connection:

@@ -12,7 +12,7 @@ from ledger.sealing import Due
 from quota.entitlement import Subscription
 from quota.keys import AccountName
 from quota.periods import DAY_MS
-from quota.protocol import Charge
+from quota.protocol import Charge, Mode
 from tests.conftest import Database
 from tests.integration.pipeline import Crashed, crash
 from tests.integration.resetting import Resetting, name_of
@@ -285,3 +285,16 @@ class TestScheduledChanges:
         scene.pipeline.call(subscriptions.put, "t", "u", Subscription("free", "active", None, {}), "test")
         found = scene.pipeline.call(subscriptions.of_subject, "t", "u")
         assert found is not None and found.scheduled is None
+
+
+def test_a_hold_whose_time_is_over_is_let_go_though_nobody_asks(scene: Resetting) -> None:
+    account = name_of("u")
+    scene.used(account, 1)
+    shard = scene.shard(account)
+    charge = Charge(account.key(shard.number), 3, "60000")
+    assert shard.consume(shard.step(0, mode=Mode.HOLD, charges=(charge,)))[0].outcome.value == "allowed"
+    scene.pipeline.drained()
+    assert scene.reset().run_once().released == 1
+    scene.pipeline.drained()
+    assert scene.pipeline.rows("SELECT settled_by FROM holds") == [("expire",)]
+    assert scene.reset().run_once().released == 0

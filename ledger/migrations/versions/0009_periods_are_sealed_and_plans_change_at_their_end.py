@@ -42,6 +42,7 @@ ALTER TABLE balances ADD COLUMN is_sealed boolean NOT NULL DEFAULT false;
 CREATE INDEX balances_to_seal ON balances (period_end) WHERE NOT is_sealed AND period_end IS NOT NULL;
 ALTER TABLE grants ADD COLUMN is_swept boolean NOT NULL DEFAULT false;
 CREATE INDEX grants_to_sweep ON grants (expires_at) WHERE NOT is_swept AND expires_at IS NOT NULL;
+CREATE INDEX holds_to_sweep ON holds (expires_at) WHERE settled_by IS NULL;
 ALTER TABLE subscriptions ADD COLUMN scheduled jsonb, ADD COLUMN scheduled_at timestamptz,
     ADD CONSTRAINT a_change_is_scheduled_for_an_instant CHECK ((scheduled IS NULL) = (scheduled_at IS NULL));
 CREATE INDEX subscriptions_that_change ON subscriptions (scheduled_at) WHERE scheduled_at IS NOT NULL;
