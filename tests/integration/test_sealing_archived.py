@@ -20,11 +20,12 @@ def scene(connection: "redis.Redis", database: Database) -> Iterator[Resetting]:
 def test_its_entries_and_what_was_carried_make_its_closing_balance(scene: Resetting, database: Database) -> None:
     account = name_of("u")
     scene.used_yesterday({account: 4})
-    moved = (
-        "INSERT INTO carried (month, tenant, subject, metric, what, period_kind, period_start, change, entries, "
-        "shard, epoch, n) SELECT '2026-01-01', tenant, subject, metric, 'period', period_kind, period_start, change, 1, "
-        "shard, epoch, n FROM entries WHERE kind = 'consume' AND period_start = %s"
-    )
+    moved = """
+        INSERT INTO carried (month, tenant, subject, metric, what, period_kind, period_start, change, entries,
+                             shard, epoch, n)
+        SELECT '2026-01-01', tenant, subject, metric, 'period', period_kind, period_start, change, 1, shard, epoch, n
+        FROM entries WHERE kind = 'consume' AND period_start = %s
+    """
     with psycopg.connect(database.owner_url.replace("+psycopg", "", 1)) as owner:
         owner.execute(moved, [to_timestamp(scene.yesterday.start_ms)])
         owner.execute("DELETE FROM entries WHERE kind = 'consume'")
