@@ -13,20 +13,8 @@ from quota.settings import Settings
 
 STOP_AFTER_S = 10
 """Requests under way at a stop have this long to finish; none takes longer than its deadlines add up to."""
-BACKLOG = 2048
 
 log = structlog.get_logger()
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; OSError if the address is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((host, port))
-    listener.listen(BACKLOG)
-    listener.set_inheritable(True)
-    return listener
 
 
 def serve(settings: Settings, listener: socket.socket) -> None:

@@ -46,6 +46,7 @@ def run_gateway(environment: Mapping[str, str], fd: int | None) -> int:
     """Serves; with several processes, as their supervisor."""
     settings = Settings.from_environment(environment, required=("redis_url", "database_url", "key_pepper"))
     from gateway import main
+    from gateway.listening import listen
 
     configure(settings.log_level, "gateway")
     if fd is not None:
@@ -54,7 +55,7 @@ def run_gateway(environment: Mapping[str, str], fd: int | None) -> int:
         main.serve(settings, listener)
         return 0
     try:
-        listener = main.listen(settings.host, settings.port)
+        listener = listen(settings.host, settings.port)
     except OSError as error:
         raise Unsafe(
             f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): set QUOTAGATE_PORT or QUOTAGATE_HOST"

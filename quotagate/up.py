@@ -47,7 +47,7 @@ class Up:
 
     def run(self) -> int:
         """Stays until SIGTERM or Ctrl-C; 0 then, 1 if a part could not be kept running."""
-        from gateway.main import listen
+        from gateway.listening import listen
 
         settings, started = self._settings, time.monotonic()
         # Held for as long as this process lives: two on one folder would be two Redis on one file.

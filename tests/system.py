@@ -19,7 +19,7 @@ import psycopg
 import redis
 
 from gateway.auth import digest_of, key_id_of
-from gateway.main import listen
+from gateway.listening import listen
 from ledger import api_keys
 from ledger.store import connect, transaction
 
