@@ -1,4 +1,4 @@
-"""The scope of a tenant ends with its transaction, whichever way that ends: whoever gets the connection next has none."""
+"""The scope of a tenant ends with its transaction, however that ends: whoever gets the connection next has none."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
