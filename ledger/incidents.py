@@ -5,6 +5,10 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
+from quota.redis_clock import BACK_BY_MS
+
+SEEN_WITHIN_S = 10
+"""Every gateway looks at Redis's clock every two seconds, so that all of them have seen one step by then."""
 MAX_COUNTED = 100_000
 """Far beyond what anybody looks through; a flood is counted no further."""
 LOST_ANYWAY = "the counters are the ledger's again by themselves; find out why that Redis lost data"
@@ -56,19 +60,27 @@ def of_the_last(connection: Connection, hours: int) -> list[Kind]:
     return [Kind(row.kind, row.incidents, row.newest_at, row.newest_id) for row in rows]
 
 
+def counts(connection: Connection, hours: int) -> dict[str, int]:
+    """How many there were of every known kind in so many hours, none included; of all others together `other`."""
+    found = dict.fromkeys([*WHAT_TO_DO, "other"], 0)
+    for each in of_the_last(connection, hours):
+        found[each.kind if each.kind in WHAT_TO_DO else "other"] += each.incidents
+    return found
+
+
 _clock_lock = text("SELECT pg_advisory_xact_lock(hashtext('quotagate.clock'))")
 
-# Told already: by somebody who saw the same step at about the same time, or whose step explains that the clock is
-# behind what was written before it.
+# Of a step that was seen: by somebody who saw it at about the same time. Of one that only the ledger tells of: one that
+# explains why the clock is behind.
 _is_told = text(
     """
     SELECT EXISTS (
         SELECT FROM incidents
-        WHERE kind = 'clock' AND (
-            (found_at > now() - make_interval(secs => :seen_within_s)
-             AND abs(CAST(detail ->> 'by_ms' AS bigint) - :by_ms) < :tolerance_ms)
-            OR CAST(detail ->> 'was_ms' AS bigint) > :was_ms - :tolerance_ms
-        )
+        WHERE kind = 'clock' AND CASE WHEN :was_seen
+            THEN found_at > now() - make_interval(secs => :seen_within_s)
+                 AND abs(CAST(detail ->> 'by_ms' AS bigint) - :by_ms) < :about_ms
+            ELSE CAST(detail ->> 'was_ms' AS bigint) > :was_ms - :about_ms
+        END
     )
     """
 )
@@ -82,12 +94,13 @@ _tell = text(
 )
 
 
-def tell_of_clock(connection: Connection, was_ms: int, is_ms: int, *, tolerance_ms: int, seen_within_s: int) -> bool:
-    """Writes down that Redis's clock is at `is_ms`, although it has been at `was_ms`. Many processes see one step:
-    False if one of them has told already."""
+def tell_of_clock(connection: Connection, was_ms: int, is_ms: int, was_seen: bool) -> bool:
+    """Writes down that Redis's clock is at `is_ms`, although it has been at `was_ms`. Many processes see one step, and
+    others begin after it: False if somebody has told already."""
     connection.execute(_clock_lock)
     step = {"by_ms": was_ms - is_ms, "was_ms": was_ms}
-    if connection.execute(_is_told, step | {"tolerance_ms": tolerance_ms, "seen_within_s": seen_within_s}).scalar_one():
+    same = {"was_seen": was_seen, "seen_within_s": SEEN_WITHIN_S, "about_ms": BACK_BY_MS}
+    if connection.execute(_is_told, step | same).scalar_one():
         return False
     connection.execute(_tell, step | {"is_ms": is_ms})
     return True
