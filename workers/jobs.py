@@ -41,7 +41,7 @@ def reconcile() -> dict[str, int]:
     metrics.missing_accounts.set(run.missing)
     metrics.corrected_accounts.inc(run.corrected)
     metrics.mass_drift.set(run.refusal is not None)
-    metrics.reconciled_at.set(run.finished_at_ms / 1000)
+    metrics.reconciled_at.set_to_current_time()
     return {"run_id": run.run_id, "accounts": run.accounts, "drifted": run.drifted, "corrected": run.corrected}
 
 

@@ -1,6 +1,7 @@
 """What `quotagate doctor` finds, on real servers: each finding says what is wrong and what to do."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,11 +11,16 @@ from sqlalchemy import Engine, NullPool, create_engine, text
 
 from ledger import incidents
 from quota import keys
+from quota.lives import Looking
 from quotagate.doctor import run_doctor
 from tests.conftest import SHARDS, Database, Stores
 
 NOBODY = "redis://127.0.0.1:1/0"
 NOWHERE = "postgresql://nobody:nothing@127.0.0.1:1/nothing"
+RUN = (
+    "INSERT INTO reconciliations (started_at, finished_at, accounts, drifted, corrected, undrained_entries, lag_ms,"
+    " incidents, drifts, refusal) VALUES (now(), now(), 1, 1, 0, 0, 0, 0, '[]', {})"
+)
 Doctor = Callable[..., list[str]]
 
 
@@ -104,15 +110,11 @@ def test_incidents_are_counted_by_kind_with_what_to_do(doctor: Doctor, owner: En
 
 
 def test_a_refusal_to_correct_is_told_while_it_lasts(doctor: Doctor, owner: Engine) -> None:
-    run = (
-        "INSERT INTO reconciliations (started_at, finished_at, accounts, drifted, corrected, undrained_entries, lag_ms,"
-        " incidents, drifts, refusal) VALUES (now(), now(), 1, 1, 0, 0, 0, 0, '[]', {})"
-    )
-    do(owner, run.format("'200 of 300 accounts differ'"))
+    do(owner, RUN.format("'200 of 300 accounts differ'"))
     (finding,) = doctor()
     assert finding.startswith("the last reconciliation has corrected nothing: 200 of 300 accounts differ; ")
     assert "--correct-all" in finding
-    do(owner, run.format("NULL"))
+    do(owner, RUN.format("NULL"))
     assert doctor() == []
 
 
@@ -124,6 +126,20 @@ def test_nobody_who_reconciles_is_noticed(doctor: Doctor, owner: Engine) -> None
     assert finding.startswith("nothing was reconciled for 66")
     assert "are `quotagate worker` and `quotagate scheduler` running?" in finding
     assert doctor(reconcile_every_s="3600") == []
+
+
+def test_a_redis_whose_clock_is_wrong_does_not_make_a_worker_idle(
+    doctor: Doctor, owner: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    do(owner, RUN.format("NULL").replace("now()", "now() - interval '2 hours'"))
+    (finding,) = doctor()
+    assert finding.startswith("nothing was reconciled for 72")
+
+    async def two_hours_ago(_: Looking) -> int:
+        return int(time.time() - 7_200) * 1000
+
+    monkeypatch.setattr(Looking, "now_ms", two_hours_ago)
+    assert doctor() == []
 
 
 def test_a_journal_that_is_half_full_is_told_before_requests_are_refused(

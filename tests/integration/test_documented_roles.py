@@ -29,9 +29,9 @@ def found(owner: Engine) -> dict[str, tuple[str, str]]:
     query = """
         SELECT regexp_replace(c.relname, '_[0-9]{4}_[0-9]{2}$', '_YYYY_MM') AS name,
                array_to_string(ARRAY(
-                   SELECT lower(each)
-                   FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']) AS each
-                   WHERE has_table_privilege('quotagate_app', c.oid, each)
+                   SELECT lower(word)
+                   FROM unnest('{SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER}'::text[]) AS word
+                   WHERE has_table_privilege('quotagate_app', c.oid, word)
                ), ', ') AS may,
                c.relrowsecurity AND c.relforcerowsecurity AS is_guarded,
                EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'tenant') AS has_tenants
