@@ -2,8 +2,10 @@
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from gateway.app import Gateway
 from gateway.clock_steps import ClockSteps
 from ledger import incidents, shards
 from ledger.store import Store
@@ -20,8 +23,9 @@ from quota.lives import Looking
 from quota.periods import DAY_MS, Period, PeriodKind
 from quota.protocol import Mode, consume
 from quota.redis_clock import RedisClock
+from quota.settings import Settings
 from tests.conftest import Database, Stores
-from tests.integration.counting import within
+from tests.integration.counting import until, within
 from tests.integration.pipeline import Pipeline
 from tests.integration.shard import outcomes
 from tests.system import port_of
@@ -170,3 +174,26 @@ def test_a_call_from_before_a_step_is_still_charged_once_and_one_that_came_too_l
         (text,) = shard.run(consume([shard.step(1)], 1000, until_ms))
         assert text.startswith(said)
     assert shard.used() == 1
+
+
+def test_a_gateway_at_work_notices_a_step_within_5_s(
+    stores: Stores, database: Database, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    host = Host(stores.redis_url)
+
+    async def ask() -> float:
+        async with host.up() as url:
+            settings = Settings(redis_url=url, database_url=database.application_url, outage_dir=str(tmp_path))
+            gateway = Gateway(settings)
+            parts = await gateway.open()
+            looking = asyncio.create_task(parts.looks.keep_going())
+            host.ahead_s = -3600
+            begun_s = time.monotonic()
+            await until(lambda: len(pipeline.incidents()) == 1)
+            noticed_s = time.monotonic() - begun_s
+            looking.cancel()
+            await gateway.close()
+            return noticed_s
+
+    assert within(ask()) < 5
+    assert pipeline.incidents()[0][1] == "clock"
