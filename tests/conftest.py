@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,14 +86,28 @@ def _migrated(stores: Stores, _template: str) -> str:
     return TEMPLATE
 
 
-@pytest.fixture
-def database(stores: Stores, _migrated: str) -> Iterator[Database]:
+@contextmanager
+def fresh_database(stores: Stores) -> Iterator[Database]:
+    """A copy of the migrated template, for as long as the block."""
     name = f"test_{secrets.token_hex(6)}"
     with psycopg.connect(stores.owner_url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
     yield Database(_url(stores.owner_url, name), _url(stores.owner_url, name, "application"))
     with psycopg.connect(stores.owner_url, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database(stores: Stores, _migrated: str) -> Iterator[Database]:
+    with fresh_database(stores) as database:
+        yield database
+
+
+@pytest.fixture(scope="module")
+def shared_database(stores: Stores, _migrated: str) -> Iterator[Database]:
+    """One for all tests of a module, which leave it as they found it."""
+    with fresh_database(stores) as database:
+        yield database
 
 
 @pytest.fixture(scope="session")

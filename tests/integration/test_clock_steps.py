@@ -41,23 +41,32 @@ class Host:
         self._port = port_of(url)
         self._url = url
         self.ahead_s = 0
+        self._passing: list[asyncio.Task[None]] = []
 
     @asynccontextmanager
     async def up(self) -> AsyncIterator[str]:
         """Listening; the address to reach the server by."""
+        self._passing = []
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        yield self._url.replace(f":{self._port}/", f":{server.sockets[0].getsockname()[1]}/")
-        server.close()
+        try:
+            yield self._url.replace(f":{self._port}/", f":{server.sockets[0].getsockname()[1]}/")
+        finally:
+            server.close()
+            await asyncio.gather(*self._passing)  # each ends with its connection
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there_reader, there = await asyncio.open_connection("127.0.0.1", self._port)
+        self._passing.append(asyncio.create_task(self._pass_on(reader, there)))
+        self._passing.append(asyncio.create_task(self._pass_on(there_reader, writer)))
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
-            while asked := await reader.read(65_536):
-                there.write(asked)
-                said = await there_reader.read(65_536)
-                writer.write(TIME.sub(lambda found: found[1] + b"%d" % (int(found[2]) + self.ahead_s) + found[3], said))
-        there.close()
+            while said := await reader.read(65_536):
+                writer.write(TIME.sub(self._shifted, said))
         writer.close()
+
+    def _shifted(self, found: re.Match[bytes]) -> bytes:
+        return found[1] + b"%d" % (int(found[2]) + self.ahead_s) + found[3]
 
 
 @pytest.fixture
@@ -183,7 +192,8 @@ def test_a_gateway_at_work_notices_a_step_within_5_s(
 
     async def ask() -> float:
         async with host.up() as url:
-            settings = Settings(redis_url=url, database_url=database.application_url, outage_dir=str(tmp_path))
+            urls = {"redis_url": url, "database_url": database.application_url}
+            settings = Settings(**urls, outage_dir=str(tmp_path), deadline_ms=5_000)
             gateway = Gateway(settings)
             parts = await gateway.open()
             looking = asyncio.create_task(parts.looks.keep_going())

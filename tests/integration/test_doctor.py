@@ -24,10 +24,16 @@ RUN = (
 Doctor = Callable[..., list[str]]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def database(shared_database: Database) -> Database:
+    return shared_database
+
+
+@pytest.fixture(autouse=True)
 def owner(database: Database) -> Iterator[Engine]:
     engine = create_engine(database.owner_url, poolclass=NullPool)
     yield engine
+    do(engine, "TRUNCATE incidents, reconciliations, tenants, balances")
     engine.dispose()
 
 
@@ -165,9 +171,11 @@ def test_periods_that_wait_to_be_sealed_are_told_after_an_hour(doctor: Doctor, o
 
 
 def test_months_that_nobody_has_made_are_told(doctor: Doctor, owner: Engine) -> None:
-    with owner.begin() as connection:
+    with owner.connect() as connection:
         query = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'entries'::regclass ORDER BY 1"
-        for name in connection.execute(text(query)).scalars().all()[2:]:
-            connection.execute(text("DROP TABLE " + name))
+        names = connection.execute(text(query)).scalars().all()
+    do(owner, *(f"DROP TABLE {name}" for name in names[2:]))
     (finding,) = doctor()
     assert "no partition for the coming month" in finding
+    do(owner, "SELECT make_partitions(12)")
+    assert doctor() == []

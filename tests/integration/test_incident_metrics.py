@@ -14,14 +14,15 @@ from workers import context, jobs, metrics
 
 @pytest.fixture
 def owner(
-    database: Database, stores: Stores, connection: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+    shared_database: Database, stores: Stores, connection: "redis.Redis", monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Engine]:
     """With the jobs' context made for this database."""
-    settings = Settings(redis_url=stores.redis_url, database_url=database.application_url)
+    settings = Settings(redis_url=stores.redis_url, database_url=shared_database.application_url)
     held = context.open_context(settings)
     monkeypatch.setattr(context, "_current", held)
-    engine = create_engine(database.owner_url, poolclass=NullPool)
+    engine = create_engine(shared_database.owner_url, poolclass=NullPool)
     yield engine
+    do(engine, "TRUNCATE incidents, balances")
     engine.dispose()
     held.engine.dispose()
 

@@ -52,12 +52,17 @@ ENDS = [commit, stumble, break_a_constraint, write_anothers_row, run_into_a_time
 End = Callable[[Connection], None]
 
 
+@pytest.fixture(scope="module")
+def database(shared_database: Database) -> Database:
+    return shared_database
+
+
 @pytest.fixture
 def application(database: Database) -> Iterator[Engine]:
     """Of one connection, which each transaction gets after the other."""
     engine = connect(database.application_url, pool_size=1)
     with transaction(engine, ALL_TENANTS) as connection:
-        connection.execute(text("INSERT INTO tenants (tenant) VALUES ('a'), ('b')"))
+        connection.execute(text("INSERT INTO tenants (tenant) VALUES ('a'), ('b') ON CONFLICT DO NOTHING"))
     yield engine
     engine.dispose()
 

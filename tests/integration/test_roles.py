@@ -81,7 +81,12 @@ CODE_OF_THE_OWNERS = [
 ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def database(shared_database: Database) -> Database:
+    return shared_database
+
+
+@pytest.fixture(scope="module")
 def owner(database: Database) -> Iterator[Engine]:
     """With one row of tenant a and one of tenant b in every table that has tenants, and one in the others."""
     engine = create_engine(database.owner_url, poolclass=NullPool)
@@ -252,17 +257,21 @@ class TestTenants:
         """A policy of the parent does not hold for a child that is asked itself."""
         with owner.begin() as connection:
             connection.execute(text(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {CHILD} TO {session.info.user}"))
-        with transaction(application, "a") as connection:
-            assert connection.execute(text(f"SELECT tenant FROM {CHILD}")).scalars().all() == ["a"]
-            assert connection.execute(text(f"UPDATE {CHILD} SET amount = 9 WHERE tenant = 'b'")).rowcount == 0
-            assert connection.execute(text(f"DELETE FROM {CHILD} WHERE tenant = 'b'")).rowcount == 0
-        row = row_of(tables.entries, "b", 3)
-        for forbidden in (
-            insert(named(CHILD, *(column(name) for name in row))).values(row),
-            text(f"UPDATE {CHILD} SET tenant = 'b'"),
-        ):
-            with pytest.raises(Exception, match="row-level security"), transaction(application, "a") as connection:
-                connection.execute(forbidden)
+        try:
+            with transaction(application, "a") as connection:
+                assert connection.execute(text(f"SELECT tenant FROM {CHILD}")).scalars().all() == ["a"]
+                assert connection.execute(text(f"UPDATE {CHILD} SET amount = 9 WHERE tenant = 'b'")).rowcount == 0
+                assert connection.execute(text(f"DELETE FROM {CHILD} WHERE tenant = 'b'")).rowcount == 0
+            row = row_of(tables.entries, "b", 3)
+            for forbidden in (
+                insert(named(CHILD, *(column(name) for name in row))).values(row),
+                text(f"UPDATE {CHILD} SET tenant = 'b'"),
+            ):
+                with pytest.raises(Exception, match="row-level security"), transaction(application, "a") as connection:
+                    connection.execute(forbidden)
+        finally:
+            with owner.begin() as connection:
+                connection.execute(text(f"REVOKE ALL ON {CHILD} FROM {session.info.user}"))
 
     def test_what_tells_of_all_tenants_is_shown_to_whoever_serves_all(self, application: Engine) -> None:
         """Incidents and reconciliations name the subjects of every tenant, and have no tenant of their own."""
@@ -305,11 +314,11 @@ def test_each_weakening_keeps_the_application_from_starting(owner: Engine, datab
     assert [each for each, found in told.items() if len(found) != 1 or WEAKENINGS[each] not in found[0]] == [], told
 
 
-@pytest.mark.parametrize("attribute", ["SUPERUSER", "BYPASSRLS", "CREATEROLE"])
-def test_a_login_that_may_become_more_is_complained_of(owner: Engine, attribute: str) -> None:
-    with owner.connect() as connection:
-        connection.execute(text(f"CREATE ROLE mighty LOGIN {attribute} IN ROLE quotagate_app"))
-        connection.execute(text("SET LOCAL SESSION AUTHORIZATION mighty"))
-        (complaint,) = schema.complaints(connection)
-        assert "the role mighty" in complaint
-        connection.rollback()
+def test_a_login_that_may_become_more_is_complained_of(owner: Engine) -> None:
+    for attribute in ("SUPERUSER", "BYPASSRLS", "CREATEROLE"):
+        with owner.connect() as connection:
+            connection.execute(text(f"CREATE ROLE mighty LOGIN {attribute} IN ROLE quotagate_app"))
+            connection.execute(text("SET LOCAL SESSION AUTHORIZATION mighty"))
+            (complaint,) = schema.complaints(connection)
+            assert "the role mighty" in complaint
+            connection.rollback()
