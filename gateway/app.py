@@ -66,19 +66,25 @@ def connect(settings: Settings, lives: Lives | None = None) -> Redis:
     )
 
 
+async def foreign(looking: Looking, store: Store) -> list[str]:
+    """A sentence if this Redis and this database do not belong together."""
+    # As many shards as any store may have: a foreign one with more of them is foreign all the same.
+    own = await store.run(ALL_TENANTS, shards.store_id)
+    if not await looking.stores(list(range(MAX_SHARDS))) - {own}:
+        return []
+    return [
+        "this Redis holds the counters of another ledger: "
+        "QUOTAGATE_REDIS_URL and QUOTAGATE_DATABASE_URL do not belong together"
+    ]
+
+
 async def refuse_unsafe(looking: Looking, store: Store, settings: Settings) -> None:
     """Unsafe, with every reason, if this Redis or this database could not keep the promises."""
     info, appendfsync = await looking.info()
     found = safety.complaints(info, appendfsync, settings.durability)
     found += await store.run(ALL_TENANTS, schema.complaints)
     if not found:
-        # As many shards as any store may have: a foreign one with more of them is foreign all the same.
-        own = await store.run(ALL_TENANTS, shards.store_id)
-        if await looking.stores(list(range(MAX_SHARDS))) - {own}:
-            found.append(
-                "this Redis holds the counters of another ledger: "
-                "QUOTAGATE_REDIS_URL and QUOTAGATE_DATABASE_URL do not belong together"
-            )
+        found += await foreign(looking, store)
     if found:
         raise Unsafe("\n".join(found))
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 import structlog
 
 from gateway import metrics
+from gateway.clock_steps import ClockSteps
 from ledger import losses, shards
 from ledger.store import ALL_TENANTS, Store
 from quota.counters import Counters
@@ -58,6 +59,7 @@ class Looks:
         self._most_waiting = most_waiting
         self._store = store
         self._shards = range(shard_count)
+        self._clock_steps = ClockSteps(looking, counters.clock, store)
 
     async def keep_going(self) -> None:
         """Looks as soon as a connection was refused, and every two seconds, for ever."""
@@ -77,15 +79,18 @@ class Looks:
     async def look(self) -> None:
         """CountersUnavailable or LedgerUnavailable when one of the two does not answer: then nothing may be used."""
         name = await self._looking.name()
+        await self._clock_steps.look()
         found = await self._looking.standings(self._shards)
         waiting = sum(standing.waiting for standing in found.values())
         metrics.journal_entries.set(waiting)
+        metrics.most_journal_entries.set(self._most_waiting)
         self._counters.journal_is_full = waiting >= self._most_waiting
         told = {shard: self._counters.acknowledged.last(shard) for shard in self._shards}
         await begin_where_lost(self._looking, self._store, told, found)
         if await self._looking.name() == name:
             self._lives.may_be_used(name)
         await self._tell_of_losses(found)
+        await self._clock_steps.tell()
 
     async def _tell_of_losses(self, found: Mapping[int, Standing]) -> None:
         """What callers were told and the ledger has not got, once an epoch has ended and its journal is drained."""

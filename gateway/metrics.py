@@ -39,6 +39,13 @@ journal_entries = Gauge(
     "quotagate_journal_entries", "Entries that wait in Redis for the ledger.", multiprocess_mode="mostrecent"
 )
 
+most_journal_entries = Gauge(
+    "quotagate_journal_entries_max",
+    "Entries that may wait there before requests are refused.",
+    multiprocess_mode="mostrecent",
+)
+clock_steps = Counter("quotagate_clock_steps_total", "Steps back of Redis's clock that a process has seen.")
+
 # Looked up once: finding a child by its labels costs more than counting.
 requests_of = lru_cache(maxsize=4096)(lambda route, status: requests.labels(route, str(status)))
 seconds_of = lru_cache(maxsize=64)(request_seconds.labels)

@@ -10,6 +10,7 @@ from alembic.script import ScriptDirectory
 from psycopg import sql
 from sqlalchemy import Connection, Engine, make_url, text
 
+from ledger import privileges
 from quota.errors import Unsafe
 
 MIGRATION_LOCK = 7_261_001
@@ -68,23 +69,19 @@ def complaints(connection: Connection) -> list[str]:
     """Why the application should not start on this connection, a sentence each; empty if it may."""
     if connection.execute(text("SELECT to_regclass('alembic_version')")).scalar_one() is None:
         return ["the database has no tables yet: run `quotagate migrate`"]
-    privileges = connection.execute(_privileges).mappings().one()
-    found = []
-    if not privileges["reads"]:
-        found.append(
-            f"the role {privileges['role']} may not read the ledger: run `quotagate migrate`, which makes the login of "
+    role, reads = connection.execute(_reader).one()
+    if not reads:
+        return [
+            f"the role {role} may not read the ledger: run `quotagate migrate`, which makes the login of "
             "QUOTAGATE_DATABASE_URL"
-        )
-        return found
-    if other := other_revision(connection):
-        found.append(other)
-    if privileges["owns"] or privileges["changes"] or privileges["bypasses"]:
-        found.append(
-            f"the role {privileges['role']} owns or may change the ledger's entries, and the application must not be "
-            "able to: use a login that is only a member of quotagate_app (`quotagate migrate` makes it)"
-        )
+        ]
+    other = other_revision(connection)
+    found = privileges.complaints(connection) if other is None else [other]
     if not connection.execute(_partitions_reach_ahead).scalar_one():
-        found.append("the entries table has no partition for the coming month: run `quotagate migrate`")
+        found.append(
+            "the entries table has no partition for the coming month: run `quotagate migrate`, "
+            "and `quotagate worker` and `quotagate scheduler`, which make them ahead of time"
+        )
     return found
 
 
@@ -97,21 +94,15 @@ def other_revision(connection: Connection) -> str | None:
     return f"the schema is at revision {current}, and this version needs {head}: run `quotagate migrate`"
 
 
-_privileges = text(
-    """
-    SELECT current_user AS role,
-           pg_has_role(current_user, c.relowner, 'MEMBER') AS owns,
-           r.rolsuper OR r.rolbypassrls AS bypasses,
-           has_table_privilege('entries', 'SELECT') AND has_table_privilege('alembic_version', 'SELECT') AS reads,
-           has_table_privilege('entries', 'UPDATE') OR has_table_privilege('entries', 'DELETE')
-               OR has_table_privilege('entries', 'TRUNCATE') AS changes
-    FROM pg_class c, pg_roles r
-    WHERE c.oid = to_regclass('entries') AND r.rolname = current_user
-    """
+_reader = text(
+    "SELECT current_user, has_table_privilege('entries', 'SELECT') AND has_table_privilege('alembic_version', 'SELECT')"
 )
 
 _partitions_reach_ahead = text(
-    "SELECT to_regclass('entries_' || to_char((now() AT TIME ZONE 'UTC') + interval '1 month', 'YYYY_MM')) IS NOT NULL"
+    """
+    SELECT bool_and(to_regclass('entries_' || to_char((now() AT TIME ZONE 'UTC') + ahead, 'YYYY_MM')) IS NOT NULL)
+    FROM unnest(ARRAY[interval '0', interval '1 month']) AS months (ahead)
+    """
 )
 
 

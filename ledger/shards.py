@@ -24,6 +24,22 @@ def offsets(connection: Connection) -> dict[int, Place]:
     return {shard: Place(epoch, n) for shard, epoch, n in rows}
 
 
+_newest_ms = text(
+    """
+    SELECT coalesce(max(extract(epoch FROM newest.occurred_at)) * 1000, 0)
+    FROM shards AS s CROSS JOIN LATERAL (
+        SELECT max(e.occurred_at) AS occurred_at FROM entries AS e
+        WHERE e.shard = s.shard AND e.epoch = s.offset_epoch AND e.n = s.offset_n
+    ) AS newest
+    """
+)
+
+
+def newest_ms(connection: Connection) -> int:
+    """The latest instant among the last entries of the shards, by Redis's clock of then; 0 without any."""
+    return int(connection.execute(_newest_ms).scalar_one())
+
+
 def lock(connection: Connection, wanted: Sequence[int]) -> dict[int, Place]:
     """Locks those of the wanted shards that nobody else drains, and tells their offsets. Locked until the commit."""
     rows = connection.execute(

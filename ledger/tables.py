@@ -265,7 +265,7 @@ reconciliations = Table(
     Column("refusal", Text),
 )
 
-# What the drain found that ought not to be: a gap, an entry whose arithmetic is wrong, one that cannot be read.
+# What ought not to be, of any kind (ledger/incidents.py): a gap, an entry whose arithmetic is wrong, a loss.
 incidents = Table(
     "incidents",
     metadata,
@@ -274,4 +274,5 @@ incidents = Table(
     Column("shard", Integer, nullable=False),
     Column("kind", Text, nullable=False),
     Column("detail", JSONB, nullable=False),
+    Index("incidents_by_instant", "found_at", "kind"),
 )

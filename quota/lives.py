@@ -91,6 +91,11 @@ class Looking:
         info: Any = await _told(self._connection.info("server", "replication"))
         return f"{info['run_id']}.{info['master_replid']}"
 
+    async def now_ms(self) -> int:
+        """What Redis's clock says."""
+        seconds, microseconds = await _told(self._connection.time())
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
     async def standings(self, shards: Sequence[int]) -> dict[int, Standing]:
         pipeline = self._connection.pipeline(transaction=False)
         for shard in shards:

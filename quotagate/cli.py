@@ -79,13 +79,23 @@ def migrate() -> None:
 
 @main.command()
 @data_option
+@click.option(
+    "--incidents-h",
+    type=click.IntRange(0, 8_760),
+    default=24,
+    show_default=True,
+    help="Tell of the incidents of so many hours; 0 = of none.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @plainly
-def doctor(data: Path, as_json: bool) -> None:
-    """Say what is unsafe or broken in this deployment; exit 1 if anything is."""
-    from quotagate.operator import run_doctor
+def doctor(data: Path, incidents_h: int, as_json: bool) -> None:
+    """Say what is unsafe or broken in this deployment, and what to do about it.
 
-    sys.exit(EXIT_FOUND if run_doctor(os.environ, data, as_json=as_json) else 0)
+    Exit status: 0 nothing is, 1 something is, 2 it could not be looked at.
+    """
+    from quotagate.doctor import run_doctor
+
+    sys.exit(EXIT_FOUND if run_doctor(os.environ, data, incidents_h=incidents_h, as_json=as_json) else 0)
 
 
 @main.command()

@@ -12,18 +12,12 @@ import msgspec
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-from quota.errors import QuotagateError, Unsafe
+from quota.errors import Unsafe
 from quota.logs import configure
 from quota.settings import Settings, variable
 from quotagate.catalog_file import read_catalog
 
 KEY_SECRET_BYTES = 32
-TABLES_OF_WORK = {
-    "let_through": "requests that were let through in an outage (table outage_charges)",
-    "lost_replies": "lost replies (table lost_replies)",
-    "take_backs": "charges that must be taken back (table take_backs)",
-}
-LATE_AFTER_S = 30
 
 
 def stores(environment: Mapping[str, str], data: Path, *required: str) -> Settings:
@@ -154,68 +148,3 @@ def run_key_create(
         )
     else:
         print(f"{secret}\n\nKey {key_id} of tenant {tenant}, for {', '.join(scopes)}. It is not shown again.")
-
-
-def run_doctor(environment: Mapping[str, str], data: Path, *, as_json: bool) -> int:
-    """Prints what is unsafe or broken, and how to mend it; how many findings there are."""
-    settings = stores(environment, data, "redis_url", "database_url")
-    findings = asyncio.run(_findings(settings))
-    if as_json:
-        print(json.dumps({"findings": findings}))
-    else:
-        for finding in findings:
-            print(f"✗ {finding}")
-        if not findings:
-            print("✓ Redis and Postgres can keep what the gateway acknowledges.")
-    return len(findings)
-
-
-async def _findings(settings: Settings) -> list[str]:
-    from gateway.app import Gateway, refuse_unsafe
-
-    gateway = Gateway(settings)
-    try:
-        await refuse_unsafe(gateway.looking, gateway.store, settings)
-    except QuotagateError as error:
-        return str(error).splitlines()
-    finally:
-        await gateway.close()
-    return _late_drain(settings) + _left_to_do(settings)
-
-
-def _late_drain(settings: Settings) -> list[str]:
-    """A finding if entries have waited for the ledger for so long that nobody can be draining."""
-    import redis
-
-    from ledger import shards
-    from ledger.store import ALL_TENANTS, connect, transaction
-    from quota.journal import Journal
-
-    journal = Journal(redis.Redis.from_url(settings.redis_url))
-    with transaction(connect(settings.database_url), ALL_TENANTS) as connection:
-        oldest_ms = journal.oldest_ms(shards.offsets(connection))
-    late_s = 0 if oldest_ms is None else (journal.now_ms() - oldest_ms) // 1000
-    if late_s < LATE_AFTER_S:
-        return []
-    return [f"the ledger is {late_s} s behind the counters: are `quotagate worker` and `quotagate scheduler` running?"]
-
-
-def _left_to_do(settings: Settings) -> list[str]:
-    """A finding for whatever an outage has left to be done that gateways should have done by now."""
-    from ledger import outages
-    from ledger.store import ALL_TENANTS, connect, transaction
-
-    with transaction(connect(settings.database_url), ALL_TENANTS) as connection:
-        left = outages.left(connection)
-    refused, _ = left.pop("refused")
-    findings = [
-        f"{rows} {TABLES_OF_WORK[what]} are not done, and the oldest has waited for {oldest_s:.0f} s: gateways log why"
-        for what, (rows, oldest_s) in left.items()
-        if rows and oldest_s >= LATE_AFTER_S
-    ]
-    if refused:
-        findings.append(
-            f"{refused} requests that were let through in an outage can never be charged: "
-            "see `refusal` in the table outage_charges"
-        )
-    return findings

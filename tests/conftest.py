@@ -103,6 +103,13 @@ def database(stores: Stores, _migrated: str) -> Iterator[Database]:
         yield database
 
 
+@pytest.fixture(scope="module")
+def shared_database(stores: Stores, _migrated: str) -> Iterator[Database]:
+    """One for all tests of a module, which leave it as they found it."""
+    with database_of(stores, _migrated) as database:
+        yield database
+
+
 @pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """One `quotagate up` for all tests that do not break it; each takes a tenant of its own."""

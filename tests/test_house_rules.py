@@ -368,6 +368,18 @@ def test_every_promise_is_linked_to_a_test_that_exists_or_says_not_yet() -> None
         assert [each for each in tests if not (ROOT / each).is_file()] == [], promise
 
 
+def test_every_known_trap_is_linked_to_tests_that_exist() -> None:
+    listed_traps = [row for row in rows(ROOT / "docs/traps.md") if row[0] not in {"trap", "---"}]
+    assert len(listed_traps) >= 22
+    for trap, report, tests in listed_traps:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", tests)
+        assert named and report, trap
+        assert f"{len(named)}" == f"{tests.count('`') // 2}", trap
+        for file, name in named:
+            found = [node for node in ast.walk(tree_of(ROOT / file)) if getattr(node, "name", "") == name]
+            assert len(found) == 1, f"{trap}: {name} is not in {file}"
+
+
 def test_what_the_documents_name_is_there() -> None:
     first = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")]
     pages = [*first, *(ROOT / "docs").rglob("*.md")]

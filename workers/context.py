@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from redis import Redis
 from sqlalchemy import Engine
 
-from ledger import jobs, outages, reconciliations, repeats, schema
+from ledger import incidents, jobs, outages, overdue, reconciliations, repeats, schema
 from ledger.store import ALL_TENANTS, connect, transaction
 from quota.errors import Unsafe
 from quota.journal import Journal
@@ -25,6 +25,10 @@ SOCKET_TIMEOUT_S = 5.0
 """Longer than any blocking read here; a server that hangs is noticed, and the job is run again."""
 MAX_FORGETTINGS = 100
 """Of one run: a million keys, which is more than come in between two runs."""
+
+INCIDENTS_H = 24
+"""An alert of one stays for a day, so that nobody misses what happened at night."""
+SEALED_WITHIN_S = 3_600
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,13 @@ class Context:
         """What gateways have still to do after an outage: see ledger/outages.py."""
         with transaction(self.engine, ALL_TENANTS) as connection:
             return outages.left(connection)
+
+    def found(self) -> tuple[dict[str, int], int]:
+        """How many incidents of each kind there were in a day, and how many periods wait to be sealed."""
+        with transaction(self.engine, ALL_TENANTS) as connection:
+            counts = incidents.counts(connection, INCIDENTS_H)
+            waiting, _ = overdue.unsealed(connection, SEALED_WITHIN_S)
+        return counts, waiting
 
     def make_partitions(self) -> int:
         with transaction(self.engine, ALL_TENANTS) as connection:

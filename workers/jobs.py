@@ -41,6 +41,7 @@ def reconcile() -> dict[str, int]:
     metrics.missing_accounts.set(run.missing)
     metrics.corrected_accounts.inc(run.corrected)
     metrics.mass_drift.set(run.refusal is not None)
+    metrics.reconciled_at.set_to_current_time()
     return {"run_id": run.run_id, "accounts": run.accounts, "drifted": run.drifted, "corrected": run.corrected}
 
 
@@ -82,10 +83,15 @@ def forget() -> int:
 
 
 def count_what_is_left() -> None:
-    """Tells Prometheus what gateways have still to do after an outage."""
-    for what, (rows, oldest_s) in context().left_to_do().items():
+    """Tells Prometheus what is still to be done, and what ought not to be."""
+    held = context()
+    for what, (rows, oldest_s) in held.left_to_do().items():
         metrics.left_to_do.labels(what).set(rows)
         metrics.left_to_do_oldest_seconds.labels(what).set(oldest_s)
+    found, unsealed = held.found()
+    for kind, count in found.items():
+        metrics.incidents.labels(kind).set(count)
+    metrics.unsealed_periods.set(unsealed)
 
 
 def make_partitions() -> int:

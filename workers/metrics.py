@@ -43,3 +43,16 @@ left_to_do = Gauge(
 left_to_do_oldest_seconds = Gauge(
     "quotagate_left_to_do_oldest_seconds", "Age of the oldest of each.", ["what"], multiprocess_mode="mostrecent"
 )
+reconciled_at = Gauge(
+    "quotagate_reconciled_timestamp_seconds",
+    "When the last reconciliation came to its end.",
+    multiprocess_mode="mostrecent",
+)
+incidents = Gauge(
+    "quotagate_incidents", "Incidents of the last 24 hours, by kind.", ["kind"], multiprocess_mode="mostrecent"
+)
+unsealed_periods = Gauge(
+    "quotagate_unsealed_periods",
+    "Periods that are over for an hour and were not sealed.",
+    multiprocess_mode="mostrecent",
+)

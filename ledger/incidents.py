@@ -1,0 +1,108 @@
+"""What ought not to be, kept for people on call: of which kinds there are incidents, and what to do about each."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, text
+
+from quota.redis_clock import BACK_BY_MS
+
+SEEN_WITHIN_S = 10
+"""Every gateway looks at Redis's clock every two seconds, so that all of them have seen one step by then."""
+MAX_COUNTED = 100_000
+"""Far beyond what anybody looks through; a flood is counted no further."""
+LOST_ANYWAY = "the counters are the ledger's again by themselves; find out why that Redis lost data"
+WHAT_TO_DO = {
+    "lost": LOST_ANYWAY,
+    "rewound": f"`detail` says what Redis had forgotten; {LOST_ANYWAY}",
+    "lost_entries": "`detail` names whose entries were told to callers and lost with Redis, and how much: as much may "
+    "have been let through above a limit; give or charge it by hand where that matters",
+    "gap": "entries of a journal are missing: did anybody trim or delete a stream by hand? The shard begins an epoch "
+    "by itself",
+    "fork": "Redis gave out places of its journal twice, after a restart or a fail-over with older data; those entries "
+    "count, and the shard begins an epoch by itself",
+    "unreadable": "an entry was set aside, and is whole in `detail`: what it charged is not in the ledger",
+    "arithmetic": "an entry's balance does not follow from the one before it: run `quotagate reconcile`, then "
+    "`quotagate ledger verify`",
+    "mass_drift": "reconciliations correct nothing while so much drifts: find out what is wrong, then run "
+    "`quotagate reconcile --correct-all`",
+    "seal": "a period was not closed with what its entries add up to: its counter had drifted. `GET /v1/periods` shows "
+    "both, and the entries' sum holds",
+    "clock": "Redis's clock went back: set it by NTP, which slews and does not step; periods that were closed stay so, "
+    "and entries meanwhile have the instants that the clock told",
+}
+"""By kind. Another kind is counted as well, once there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """The incidents of one kind in a stretch of time."""
+
+    kind: str
+    incidents: int
+    newest_at: datetime
+    newest_id: int
+
+
+_since = text(
+    """
+    SELECT kind, count(*) AS incidents, max(found_at) AS newest_at, max(id) AS newest_id
+    FROM (
+        SELECT id, kind, found_at FROM incidents
+        WHERE found_at > now() - make_interval(hours => :hours) ORDER BY found_at DESC LIMIT :most
+    ) AS recent
+    GROUP BY kind ORDER BY newest_at DESC
+    """
+)
+
+
+def of_the_last(connection: Connection, hours: int) -> list[Kind]:
+    """The kinds of which there were incidents in so many hours, the latest first; of a flood the latest are counted."""
+    rows = connection.execute(_since, {"hours": hours, "most": MAX_COUNTED})
+    return [Kind(row.kind, row.incidents, row.newest_at, row.newest_id) for row in rows]
+
+
+def counts(connection: Connection, hours: int) -> dict[str, int]:
+    """How many there were of every known kind in so many hours, none included; of all others together `other`."""
+    found = dict.fromkeys([*WHAT_TO_DO, "other"], 0)
+    for each in of_the_last(connection, hours):
+        found[each.kind if each.kind in WHAT_TO_DO else "other"] += each.incidents
+    return found
+
+
+_clock_lock = text("SELECT pg_advisory_xact_lock(hashtext('quotagate.clock'))")
+
+# Of a step that was seen: by somebody who saw it at about the same time. Of one that only the ledger tells of: one that
+# explains why the clock is behind.
+_is_told = text(
+    """
+    SELECT EXISTS (
+        SELECT FROM incidents
+        WHERE kind = 'clock' AND CASE WHEN :was_seen
+            THEN found_at > now() - make_interval(secs => :seen_within_s)
+                 AND abs(CAST(detail ->> 'by_ms' AS bigint) - :by_ms) < :about_ms
+            ELSE CAST(detail ->> 'was_ms' AS bigint) > :was_ms - :about_ms
+        END
+    )
+    """
+)
+_tell = text(
+    """
+    INSERT INTO incidents (shard, kind, detail)
+    VALUES (0, 'clock', jsonb_build_object(
+        'by_ms', CAST(:by_ms AS bigint), 'was_ms', CAST(:was_ms AS bigint), 'is_ms', CAST(:is_ms AS bigint),
+        'shards', 'all'))
+    """
+)
+
+
+def tell_of_clock(connection: Connection, was_ms: int, is_ms: int, was_seen: bool) -> bool:
+    """Writes down that Redis's clock is at `is_ms`, although it has been at `was_ms`. Many processes see one step, and
+    others begin after it: False if somebody has told already."""
+    connection.execute(_clock_lock)
+    step = {"by_ms": was_ms - is_ms, "was_ms": was_ms}
+    same = {"was_seen": was_seen, "seen_within_s": SEEN_WITHIN_S, "about_ms": BACK_BY_MS}
+    if connection.execute(_is_told, step | same).scalar_one():
+        return False
+    connection.execute(_tell, step | {"is_ms": is_ms})
+    return True
