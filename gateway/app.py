@@ -41,12 +41,14 @@ from ledger import schema, shards
 from ledger.store import ALL_TENANTS, Store
 from quota import safety
 from quota.counters import Counters
-from quota.errors import Unsafe
+from quota.errors import CountersUnavailable, Unsafe
 from quota.gathering import MAX_CALLS_IN_FLIGHT
 from quota.lives import Lives, Looking
 from quota.settings import MAX_SHARDS, Settings
 
 CONNECT_TIMEOUT_S = 1.0
+
+WARM_UPS = 3
 
 log = structlog.get_logger()
 
@@ -119,9 +121,22 @@ class Gateway:
             most_waiting=self.settings.journal_entries,
         )
         await looks.look()
-        # Connections are made before the first requests come, which would wait for them within their deadline.
-        await asyncio.gather(*(self.counters.ping() for _ in range(MAX_CALLS_IN_FLIGHT)))
+        await self._connected()
         return Parts(self, looks, shard_count, await self.store.run(ALL_TENANTS, shards.store_id))
+
+    async def _connected(self) -> None:
+        """Makes connections before the first requests come, which would wait for them within their deadline. That one
+        comes late is no reason not to serve: the stores were looked at, with more patience than a request has."""
+        for _ in range(WARM_UPS):
+            pings = [self.counters.ping() for _ in range(MAX_CALLS_IN_FLIGHT)]
+            found = await asyncio.gather(*pings, return_exceptions=True)
+            missed = [each for each in found if isinstance(each, CountersUnavailable)]
+            for each in found:
+                if isinstance(each, BaseException) and each not in missed:
+                    raise each
+            if not missed:
+                return
+        log.warning("Redis is slow to answer", reason=str(missed[0]))
 
     async def close(self) -> None:
         await self.looking.close()

@@ -70,7 +70,7 @@ def opening(account: AccountName, now_ms: int, reading: Reading) -> Opening:
     if same is None or same.used == 0:
         other = next((balance for balance in running if balance.used and balance is not same), None)
     # A period that ended while Redis was lost is closed by the script that writes the account.
-    if not running:
+    if same is None and other is None:
         other = reading.unsealed.get(account)
     found = other or same
     cut = None

@@ -162,10 +162,38 @@ _mark = text(
 )
 
 
-def seal(connection: Connection, wanted: Sequence[Due], now_ms: int) -> list[Sealed]:
-    """Seals those of the periods that the counters have closed, and gives what is left of them to the next."""
-    held = [_due_of(row) for row in connection.execute(_hold, _names_of(wanted))]
-    rows = list(connection.execute(_closed, _names_of(held)))
+def seal(connection: Connection, wanted: Sequence[Due], now_ms: int, *, is_last_word: bool = False) -> list[Sealed]:
+    """Seals those of the periods that the counters have closed, and gives what is left of them to the next.
+
+    `is_last_word`: nothing will close the others any more, because their accounts have left them and the ledger has all
+    that was journalled of that. They are sealed by what their entries say. Of a window that was cut short, whose units
+    all went on into the one that took its place, nothing is written.
+    """
+    held = {_due_of(row): row for row in connection.execute(_hold, _names_of(wanted))}
+    sealed, values = _by_their_closes(connection, list(held), now_ms)
+    closed, done = {each.due for each in sealed}, [each.due for each in sealed]
+    for due, row in held.items() if is_last_word else ():
+        if due in closed:
+            continue
+        done.append(due)
+        used, entries = _added_up(connection, due, None)
+        if used == row.used == 0:
+            continue
+        sealed.append(Sealed(due, used, None))
+        values.append(
+            _row(row, row.plan, used, entries)
+            | {"stated": None, "epoch": row.epoch, "n": row.n, "closed_at": row.period_end}
+            | {"rolled_over": 0, "rollover_grant": None}
+        )
+    _write(connection, values, done)
+    return sealed
+
+
+def _by_their_closes(
+    connection: Connection, held: Sequence[Due], now_ms: int
+) -> tuple[list[Sealed], list[dict[str, Any]]]:
+    """Of those that an entry closed: what was done, and the rows that say so."""
+    rows = connection.execute(_closed, _names_of(held)).all()
     rolled = {_due_of(row): roll for row in rows if (roll := _rollover_in(row)) and roll.until_ms > now_ms}
     given = dict(zip(rolled, grants.roll_over(connection, list(rolled.values())), strict=True))
     sealed, values = [], []
@@ -182,30 +210,7 @@ def seal(connection: Connection, wanted: Sequence[Due], now_ms: int) -> list[Sea
             | {"stated": row.stated, "epoch": row.epoch, "n": row.n, "closed_at": row.occurred_at}
             | {"rolled_over": units, "rollover_grant": grant_id}
         )
-    _write(connection, values, [each.due for each in sealed])
-    return sealed
-
-
-def seal_unclosed(connection: Connection, wanted: Sequence[Due]) -> list[Sealed]:
-    """Seals periods that their accounts have left, and that nothing will close any more, by what their entries say.
-
-    Of a window that was cut short, whose units all went on into the one that took its place, nothing is written.
-    """
-    sealed, values, cut = [], [], []
-    for row in connection.execute(_hold, _names_of(wanted)):
-        due = _due_of(row)
-        used, entries = _added_up(connection, due, None)
-        if used == 0 and row.used == 0:
-            cut.append(due)
-            continue
-        sealed.append(Sealed(due, used, None))
-        values.append(
-            _row(row, row.plan, used, entries)
-            | {"stated": None, "epoch": row.epoch, "n": row.n, "closed_at": row.period_end}
-            | {"rolled_over": 0, "rollover_grant": None}
-        )
-    _write(connection, values, [*cut, *(each.due for each in sealed)])
-    return sealed
+    return sealed, values
 
 
 def _write(connection: Connection, values: list[dict[str, Any]], done: Sequence[Due]) -> None:

@@ -37,12 +37,11 @@ def stepping(drain: Drain, reconcile: Reconcile, rebuild: Rebuild, reset: Reset)
         before = cursor or {"passes": 0}
         done = reset.run_once()
         total = {name: count + before.get(name, 0) for name, count in done.to_document().items()}
-        total["passes"] = before["passes"] + 1
+        total |= {"passes": before["passes"] + 1, "waiting": done.waiting}
         # What was swept is sealed once the ledger has heard of it.
-        is_done = done.due == done.sealed or total["passes"] >= MAX_RESET_PASSES
+        is_done = done.waiting == 0 or total["passes"] >= MAX_RESET_PASSES
         if not is_done:
             drain.run_once(WAIT_FOR_CLOSES_MS)
-        total["waiting"] = done.due - done.sealed
         return Step(total, 0.0, [], total if is_done else None)
 
     return {"drain": drain_step, "reconcile": reconcile_step, "rebuild": rebuild_step, "reset": reset_step}

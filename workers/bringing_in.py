@@ -31,12 +31,13 @@ class BringingIn:
         return keys.shard_of(account.tenant, account.subject, self.shard_count)
 
     def bring_in(self, accounts: Sequence[AccountName], *, only_missing: bool = False) -> dict[AccountName, str]:
-        """What came of each that had to be brought in: `provisioned`, or why not (`undrained`, `moved`, `failed`).
-        `only_missing` leaves out those that Redis has in the epoch that their shard is in."""
+        """What came of each that had to be brought in: `provisioned`, or why not: `uninitialised`, `undrained`, `moved`
+        or `failed`. `only_missing` leaves out those that Redis has in the epoch that their shard is in."""
         shard_of = {account: self.shard_of(account) for account in accounts}
         # The heads before the accounts, and both before the ledger: whatever changes meanwhile is seen by the script.
         heads = self.bulk.heads(sorted(set(shard_of.values())))
-        wanted = [account for account, shard in shard_of.items() if heads[shard].epoch]
+        outcomes = {account: "uninitialised" for account, shard in shard_of.items() if not heads[shard].epoch}
+        wanted = [account for account in shard_of if account not in outcomes]
         if only_missing:
             epochs = self.bulk.epochs_of([account.key(shard_of[account]) for account in wanted])
             wanted = [
@@ -45,7 +46,7 @@ class BringingIn:
                 if epoch != heads[shard_of[account]].epoch
             ]
         # Asked before all of the older epochs is in it, the ledger would not have the last word.
-        outcomes = {account: "undrained" for account in wanted if not heads[shard_of[account]].is_drained}
+        outcomes |= {account: "undrained" for account in wanted if not heads[shard_of[account]].is_drained}
         wanted = [account for account in wanted if account not in outcomes]
         if not wanted:
             return outcomes

@@ -38,7 +38,8 @@ class Done:
     """Periods that were `due`; accounts that were `swept`: brought from a period that is over into the one that runs;
     periods that were `sealed`, of which `differing` do not say what their entries add up to; units that were `rolled`
     over; grants that `expired`; accounts whose holds were `released`, because their time was over; subscriptions that
-    were `changed`."""
+    were `changed`. So many periods were left `waiting`, most of them until the ledger has heard that they were closed;
+    of a run that had no time to look at all of them at least one."""
 
     due: int = 0
     swept: int = 0
@@ -48,6 +49,7 @@ class Done:
     expired: int = 0
     released: int = 0
     changed: int = 0
+    waiting: int = 0
 
     def __add__(self, other: "Done") -> "Done":
         return Done(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
@@ -69,7 +71,7 @@ class Reset:
     def run_once(self, hold_s: float = HOLD_S, stopping: Callable[[], bool] = lambda: False) -> Done:
         """Does what is due, for some seconds at the most."""
         deadline, done = time.monotonic() + hold_s, Done()
-        now_ms = self._bulk.now_ms()
+        now_ms, is_whole = self._bulk.now_ms(), self._after == sealing.FIRST
         for step in (self._change, self._release, self._let_expire, self._seal):
             is_more = True
             while is_more and time.monotonic() < deadline and not stopping():
@@ -77,6 +79,8 @@ class Reset:
                 is_more = step(done, now_ms)
                 if is_more:
                     time.sleep(min(time.monotonic() - began, LONGEST_REST_S))
+            is_whole = is_whole and not is_more
+        done.waiting = max(done.due - done.sealed, 0 if is_whole else 1)
         if done.swept or done.sealed or done.expired or done.released or done.changed:
             log.info("reset", **done.to_document())
         return done
@@ -185,9 +189,5 @@ class Reset:
             return
         with transaction(self._engine, ALL_TENANTS) as connection:
             led_by_index(connection)
-            # What closed it may have come into the ledger meanwhile.
-            sealed = sealing.seal(connection, left, now_ms)
-            closed = {each.due for each in sealed}
-            sealed += sealing.seal_unclosed(connection, [due for due in left if due not in closed])
-            self._told(connection, sealed)
+            sealed = self._told(connection, sealing.seal(connection, left, now_ms, is_last_word=True))
         self._book(done, sealed)

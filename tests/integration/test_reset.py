@@ -77,7 +77,7 @@ def test_a_period_that_ended_while_redis_was_lost_is_closed_and_sealed(scene: Re
 def test_shards_whose_epoch_is_about_to_begin_are_left_alone(scene: Resetting) -> None:
     scene.used_yesterday(MANY)
     scene.connection.flushall()
-    assert scene.reset().run_once() == Done(due=len(MANY))
+    assert scene.reset().run_once() == Done(due=len(MANY), waiting=len(MANY))
     assert not scene.connection.keys("*")
 
 
