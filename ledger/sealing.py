@@ -194,19 +194,24 @@ def _by_their_closes(
 ) -> tuple[list[Sealed], list[dict[str, Any]]]:
     """Of those that an entry closed: what was done, and the rows that say so."""
     rows = connection.execute(_closed, _names_of(held)).all()
-    rolled = {_due_of(row): roll for row in rows if (roll := _rollover_in(row)) and roll.until_ms > now_ms}
+    sums = {
+        _due_of(row): (int(row.used), row.entries)
+        if row.used == row.stated
+        else _added_up(connection, _due_of(row), Place(row.epoch, row.n))
+        for row in rows
+    }
+    rolls = ((_due_of(row), _rollover_in(row, sums[_due_of(row)][0])) for row in rows)
+    rolled = {due: roll for due, roll in rolls if roll is not None and roll.until_ms > now_ms}
     given = dict(zip(rolled, grants.roll_over(connection, list(rolled.values())), strict=True))
     sealed, values = [], []
     for row in rows:
         due = _due_of(row)
-        used, entries = row.used, row.entries
-        if used != row.stated:
-            used, entries = _added_up(connection, due, Place(row.epoch, row.n))
+        used, entries = sums[due]
         grant_id, announcement = given.get(due, (None, None))
         units = rolled[due].units if due in rolled else 0
-        sealed.append(Sealed(due, int(used), row.stated, units, announcement))
+        sealed.append(Sealed(due, used, row.stated, units, announcement))
         values.append(
-            _row(row, row.plan, int(used), entries)
+            _row(row, row.plan, used, entries)
             | {"stated": row.stated, "epoch": row.epoch, "n": row.n, "closed_at": row.occurred_at}
             | {"rolled_over": units, "rollover_grant": grant_id}
         )
@@ -239,13 +244,15 @@ def _added_up(connection: Connection, due: Due, through: Place | None) -> tuple[
     return int(row.used), row.entries
 
 
-def _rollover_in(row: Any) -> RolledOver | None:
-    """What the entry that closed a period says, as `rollover:<units>:<until_ms>`, that goes on into the next."""
+def _rollover_in(row: Any, used: int) -> RolledOver | None:
+    """What goes on of a period into the next: what the entry that closed it says (`lua/rules/buckets.lua`), by what was
+    used as the ledger knows it."""
     if row.detail is None or not row.detail.startswith("rollover:"):
         return None
-    _, units, until_ms = row.detail.split(":")
+    _, left, most, until_ms, *unseen = row.detail.split(":")
+    units = min(int(most), int(left) + (0 if unseen else row.stated - used))
     due = _due_of(row)
-    return RolledOver(due.account, due.start_ms, int(units), int(until_ms))
+    return RolledOver(due.account, due.start_ms, units, int(until_ms)) if units > 0 else None
 
 
 def _due_of(row: Any) -> Due:

@@ -68,8 +68,8 @@ class Taking:
 class Entry:
     """`used_after` None: booked into a period that is over, whose balance the ledger knows. `about` is the number of
     the entry that it settles or gives back, or a word: `grant:<id>`, a hold's expiry, what a denial ran into, `sum:<n>`
-    denials, `over:<n>`: how far above the limit a consume left the account, or `rollover:<n>:<until_ms>`: what goes on
-    into the period that follows."""
+    denials, `over:<n>`: how far above the limit a consume left the account, or `rollover:<left>:<most>:<until_ms>`: what
+    may go on into the period that follows."""
 
     kind: str
     amount: int
@@ -116,7 +116,7 @@ class Buckets:
         """Takes the units out of the grants; whoever calls says whether they are used or held."""
         if self.terms.limit is None or self.terms.is_level:
             return (Part(amount),)
-        from_plan = min(amount, self.left_of_plan())
+        from_plan = min(amount, max(0, self.left_of_plan()))
         parts, missing = [], amount - from_plan
         for grant in self.grants:
             if units := min(missing, grant.left):
@@ -126,18 +126,18 @@ class Buckets:
         return (Part(from_plan + missing), *parts)
 
     def left_of_plan(self) -> int:
-        """What is neither used nor held of the plan's allowance."""
+        """What is neither used nor held of the plan's allowance; below zero when more is than it gives."""
         of_plan = self.used + self.held - sum(grant.taken + grant.held for grant in self.grants)
-        return max(0, last(self.terms.limit) - of_plan)
+        return last(self.terms.limit) - of_plan
 
     def rolled_over(self, following: Period) -> str | None:
-        """What goes on into the period that follows: what the plan has left, or all that it gives when nobody was seen
-        in the period between. Nothing goes where it would never end."""
+        """What may go on into the period that follows, at most `rollover` of it: what the plan has left, or all that it
+        gives when nobody was seen in the period between. Nothing goes where it would never end."""
         if not self.terms.rollover or self.terms.limit is None or following.end_ms is None:
             return None
-        is_next = following.start_ms <= last(self.period.end_ms)
-        units = min(self.terms.rollover, self.left_of_plan() if is_next else self.terms.limit)
-        return f"rollover:{units}:{following.end_ms}" if units else None
+        if following.start_ms > last(self.period.end_ms):
+            return f"rollover:{self.terms.limit}:{self.terms.rollover}:{following.end_ms}:unseen"
+        return f"rollover:{self.left_of_plan()}:{self.terms.rollover}:{following.end_ms}"
 
     def worth(self, parts: tuple[Part, ...], sealed: Period | None) -> int:
         """What parts count for in `used`: units of a grant that has expired went when it did. One that expires at the

@@ -75,11 +75,11 @@ class Bulk:
         pipeline.execute()
 
     def epochs_of(self, account_keys: Sequence[str]) -> list[int]:
-        """The epoch that each account was brought in, 0 for one that is not there."""
+        """The epoch that each account was brought in, 0 for one that is not there, or that nobody can read."""
         pipeline = self._connection.pipeline(transaction=False)
         for key in account_keys:
             pipeline.hget(key, "rule")
-        return [int(rule.partition(b" ")[0]) if rule else 0 for rule in pipeline.execute()]
+        return [_epoch_in(rule) for rule in pipeline.execute(raise_on_error=False)]
 
     def running(self, account_keys: Sequence[str]) -> list[Running | None]:
         """The accounts of these keys; None of one that is not there, or that nobody can read."""
@@ -102,6 +102,11 @@ class Bulk:
                 # Of a script that was forgotten nothing had run.
                 replies.append(_decoded(run(self._connection, call) if isinstance(reply, NoScriptError) else reply))
         return replies
+
+
+def _epoch_in(rule: Any) -> int:
+    word = rule.partition(b" ")[0] if isinstance(rule, bytes) else b""
+    return int(word) if word.isdigit() else 0
 
 
 def _head(fields: Sequence[bytes | None], oldest: Any) -> Head:

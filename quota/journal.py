@@ -63,9 +63,10 @@ class Entry:
 
     `used_after` None: it was booked into a period that is over, and only the ledger knows that balance. `detail` is
     what it refers to: the place of the hold or entry that it settles or gives back, a hold's expiry, the cap that a
-    denial ran into, `sum:<n>` denials, `grant:<id>`; of a `close`, `rollover:<units>:<until_ms>`: what goes on into the
-    period that follows; of a consume that leaves more used than the limit, `over:<n>`; of a `correct`, which changes
-    nothing in the ledger, `was:<n>`, and `,<cap>:<n>`: what the counter said before (decision 013).
+    denial ran into, `sum:<n>` denials, `grant:<id>`; of a `close`, `rollover:<left>:<most>:<until_ms>`: what may go on
+    into the period that follows, with `:unseen` where one between passed unseen; of a consume that leaves more used
+    than the limit, `over:<n>`; of a `correct`, which changes nothing in the ledger, `was:<n>`, and `,<cap>:<n>`: what
+    the counter said before (decision 013).
     """
 
     shard: int

@@ -201,8 +201,9 @@ local function deny(account, amount, bound, about)
   account.denials = denials
 end
 
--- What goes on into the window that follows, as `rollover:<units>:<until_ms>`: what the plan has left, or all that it
--- gives when nobody was seen in the period between. Nothing goes where it would never end, or where there is no plan.
+-- What may go on into the window that follows, as `rollover:<left>:<most>:<until_ms>`: what the plan has left, or with
+-- `:unseen` all that it gives, when nobody was seen in the period between. The ledger, which may know better what was
+-- used, gives it. Nothing goes where it would never end, or where there is no plan.
 local function rolled_over(account, words)
   local start, period_end = string.match(words, '^(%-?%d+) (%-?%d+) ')
   if account.rollover == '' or not account.limit or not start or string.find(words, WITHOUT_PLAN, 1, true) then
@@ -210,9 +211,9 @@ local function rolled_over(account, words)
   end
   local of_plan = account.used + account.held
   for _, grant in ipairs(account.grants) do of_plan = of_plan - grant.taken - grant.held end
-  if tonumber(start) > account.period_end then of_plan = 0 end
-  local units = math.min(tonumber(account.rollover), math.max(0, account.limit - of_plan))
-  return units > 0 and 'rollover:' .. digits(units) .. ':' .. period_end or nil
+  local is_unseen = tonumber(start) > account.period_end
+  local left = is_unseen and account.limit or account.limit - of_plan
+  return table.concat({ 'rollover', digits(left), account.rollover, period_end, is_unseen and 'unseen' or nil }, ':')
 end
 
 -- Closes the period; the caller opens the next, of these words. Holds of this period will be settled in it, and drained

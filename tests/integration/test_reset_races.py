@@ -120,3 +120,30 @@ def _with_time_for_one_page(reset: module.Reset, monkeypatch: pytest.MonkeyPatch
             return run_once(1.0)
 
     return run
+
+
+@pytest.mark.parametrize(("drift", "rolled"), [(-4, 2), (2, 2), (0, 2)])
+def test_what_rolls_over_is_what_the_ledger_says_was_left_though_the_counter_had_drifted(
+    scene: Resetting, drift: int, rolled: int
+) -> None:
+    account = name_of("u", "r")
+    scene.used_yesterday({account: 8})
+    used, place = scene.hash(account)["state"].split(" ")
+    scene.connection.hset(account.key(scene.shard(account).number), "state", f"{int(used) + drift} {place}")
+    scene.settled()
+    assert (scene.sealed()[0][2:4], scene.sealed()[0][5]) == ((8, 8 + drift), rolled)
+
+
+def test_an_account_that_nobody_can_read_is_brought_in_anew_with_the_others(scene: Resetting) -> None:
+    scene.go_to(scene.now_ms)
+    names = [name_of(f"u{place}") for place in range(4)]
+    for each in names:
+        scene.used(each, 3)
+    scene.pipeline.drained()
+    damaged, other_type = (each.key(scene.shard(each).number) for each in names[:2])
+    scene.connection.hset(damaged, "rule", "\x11 1 2")
+    scene.connection.delete(other_type)
+    scene.connection.set(other_type, "x")
+    done = Rebuild(scene.connection, scene.engine).run(Scope())
+    assert done.accounts == 4 and done.outcomes["provisioned"] == 2, done
+    assert {scene.hash(each)["state"].split(" ")[0] for each in names} == {"3"}
