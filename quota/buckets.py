@@ -68,7 +68,7 @@ class Taking:
 class Entry:
     """`used_after` None: booked into a period that is over, whose balance the ledger knows. `about` is the number of
     the entry that it settles or gives back, or a word: `grant:<id>`, a hold's expiry, what a denial ran into, `sum:<n>`
-    denials, `over:<n>`: how far above the limit a consume left the account, or `rollover:<left>:<most>:<until_ms>`: what
+    denials, `over:<n>`: how far above the limit a consume left the account, `rollover:<left>:<most>:<until_ms>`: what
     may go on into the period that follows."""
 
     kind: str
