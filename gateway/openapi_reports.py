@@ -98,7 +98,7 @@ def _of_periods() -> Schema:
         "period": reference("Period"),
         "closed_at": INSTANT,
         "sealed_at": INSTANT,
-        "entry": _ENTRY_ID,
+        "entry": or_null(_ENTRY_ID),
         "used": {**COUNT, "description": "The closing balance: what its entries add up to"},
         "stated": {**or_null(COUNT), "description": "What the counters said when they closed it, if they did"},
         "entries": COUNT,

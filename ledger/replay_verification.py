@@ -74,6 +74,7 @@ _lines = text(
     """
     WITH lines AS MATERIALIZED (
         SELECT tenant, subject, metric, period_kind, period_start, shard, epoch, n, kind, change, entries, used_after,
+               CASE WHEN is_late THEN occurred_at END AS late_at,
                coalesce(lag(used_after) OVER account, 0) + change AS follows,
                sum(change) OVER account AS summed,
                lead(n) OVER account IS NULL AS is_last,
@@ -81,7 +82,7 @@ _lines = text(
         FROM (
             SELECT * FROM (
                 SELECT tenant, subject, metric, period_kind, period_start, shard, epoch, n, kind, change, used_after,
-                       occurred_at, 0 AS entries, CAST(NULL AS date) AS month
+                       occurred_at, is_late, 0 AS entries, CAST(NULL AS date) AS month
                 FROM entries
                 WHERE (tenant, subject, metric) > (:after_tenant, :after_subject, :after_metric)
                   AND (tenant, subject, metric) <= (:until_tenant, :until_subject, :until_metric)
@@ -89,7 +90,7 @@ _lines = text(
             ) AS stretch
             UNION ALL
             SELECT tenant, subject, metric, period_kind, period_start, shard, epoch, n, 'carried', change, used_after,
-                   NULL, entries, month
+                   NULL, false, entries, month
             FROM carried
             WHERE (tenant, subject, metric) > (:after_tenant, :after_subject, :after_metric)
               AND (tenant, subject, metric) <= (:until_tenant, :until_subject, :until_metric) AND what = 'period'
@@ -134,15 +135,16 @@ _lines = text(
         WHERE b.used IS DISTINCT FROM l.summed OR ARRAY[b.epoch, b.n] IS DISTINCT FROM l.last
     ), sealed AS (
         SELECT tenant, subject, metric, period_kind, period_start, s.shard, s.epoch, s.n, s.used AS stated,
-               coalesce(sum(l.change) FILTER (WHERE (l.epoch, l.n) <= (s.epoch, s.n)), 0) AS added_up
+               coalesce(sum(l.change) FILTER (
+                   WHERE (l.epoch, l.n) <= (s.epoch, s.n) AND (l.late_at > s.closed_at) IS NOT TRUE
+               ), 0) AS added_up,
+               bool_and((l.epoch, l.n) <= (s.epoch, s.n)) FILTER (WHERE l.kind = 'carried') AS is_known
         FROM (
             SELECT * FROM sealed_periods
             WHERE (tenant, subject, metric) > (:after_tenant, :after_subject, :after_metric)
               AND (tenant, subject, metric) <= (:until_tenant, :until_subject, :until_metric)
         ) s LEFT JOIN lines l USING (tenant, subject, metric, period_kind, period_start)
         GROUP BY tenant, subject, metric, period_kind, period_start, s.shard, s.epoch, s.n, s.used
-        HAVING coalesce(sum(l.change) FILTER (WHERE (l.epoch, l.n) <= (s.epoch, s.n)), 0) <> s.used
-           AND coalesce(bool_and((l.epoch, l.n) <= (s.epoch, s.n)) FILTER (WHERE l.kind = 'carried'), true)
     )
     (
         SELECT 'line' AS what, tenant, subject, metric, period_kind, period_start, shard, epoch, n,
@@ -161,7 +163,8 @@ _lines = text(
     UNION ALL (
         SELECT 'sealed', tenant, subject, metric, period_kind, period_start, shard, epoch, n, stated,
                added_up, NULL, NULL, NULL, NULL, NULL, NULL
-        FROM sealed ORDER BY tenant, subject, metric, period_start LIMIT :most
+        FROM sealed WHERE added_up <> stated AND coalesce(is_known, true)
+        ORDER BY tenant, subject, metric, period_start LIMIT :most
     )
     UNION ALL (
         SELECT 'counted', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, count(*) FILTER (WHERE kind <> 'carried'),

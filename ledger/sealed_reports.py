@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, select, text, tuple_
+from sqlalchemy import Connection, or_, select, text, tuple_
 
 from ledger.instants import from_timestamp, to_timestamp
 from ledger.reports import SHOWN, Piece, Wanted
@@ -49,7 +49,7 @@ _sealed = text(
     FROM listed CROSS JOIN LATERAL (
         SELECT count(*) AS entries, coalesce(sum(e.change), 0) AS change FROM entries e
         WHERE (e.tenant, e.subject, e.metric) = (listed.tenant, listed.subject, listed.metric)
-          AND e.is_late AND (e.epoch, e.n) > (listed.epoch, listed.n)
+          AND e.is_late AND ((e.epoch, e.n) > (listed.epoch, listed.n) OR e.occurred_at > listed.closed_at)
           AND (e.period_kind, e.period_start) = (listed.period_kind, listed.period_start)
     ) AS late
     ORDER BY listed.subject, listed.metric, listed.period_kind, listed.period_start
@@ -84,7 +84,9 @@ def _adjustments_of(connection: Connection, sealed: Any) -> Sequence[Any]:
     account = [entries.c[name] == getattr(sealed, name) for name in ("tenant", "subject", "metric")]
     period = [entries.c[name] == getattr(sealed, name) for name in ("period_kind", "period_start")]
     order = (entries.c.epoch, entries.c.n)
-    query = select(*SHOWN).where(*account, *period, entries.c.is_late, tuple_(*order) > (sealed.epoch, sealed.n))
+    # Places that Redis gave out twice may come before that of the close.
+    is_later = or_(tuple_(*order) > (sealed.epoch, sealed.n), entries.c.occurred_at > sealed.closed_at)
+    query = select(*SHOWN).where(*account, *period, entries.c.is_late, is_later)
     return connection.execute(query.order_by(*order).limit(MAX_ADJUSTMENTS)).all()
 
 

@@ -7,6 +7,7 @@ of `sealed_periods` is written once and never changed: what is booked into the p
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, insert, text
@@ -52,7 +53,7 @@ class Sealed:
 
     @property
     def differs(self) -> bool:
-        return self.stated != self.used
+        return self.stated is not None and self.stated != self.used
 
 
 _due = text(
@@ -128,7 +129,7 @@ _closed = text(
         WHERE (e.tenant, e.subject, e.metric) = (held.tenant, held.subject, held.metric)
           AND (e.period_kind, e.period_start) = (held.period_kind, held.period_start)
           AND (e.epoch, e.n) <= (c.epoch, c.n) AND (e.epoch, e.n) > (coalesce(before.epoch, 0), coalesce(before.n, -1))
-          AND e.occurred_at >= held.period_start
+          AND e.occurred_at >= held.period_start AND NOT (e.is_late AND e.occurred_at > c.occurred_at)
     ) AS added
     """
 )
@@ -137,13 +138,16 @@ _closed = text(
 # sums are kept.
 _all_of_it = text(
     """
-    SELECT coalesce(sum(change), 0) AS used, CAST(coalesce(sum(entries), 0) AS bigint) AS entries FROM (
-        SELECT e.change, 1 AS entries FROM entries e
+    SELECT coalesce(sum(change), 0) AS used, CAST(coalesce(sum(entries), 0) AS bigint) AS entries,
+           max(ARRAY[epoch, n]) AS last
+    FROM (
+        SELECT e.change, 1 AS entries, e.epoch, e.n FROM entries e
         WHERE (e.tenant, e.subject, e.metric) = (:tenant, :subject, :metric)
           AND (e.period_kind, e.period_start) = (:kind, :start)
           AND (CAST(:epoch AS bigint) IS NULL OR (e.epoch, e.n) <= (:epoch, :n))
+          AND NOT (e.is_late AND e.occurred_at > :closed_at)
         UNION ALL
-        SELECT c.change, c.entries FROM carried c
+        SELECT c.change, c.entries, c.epoch, c.n FROM carried c
         WHERE (c.tenant, c.subject, c.metric, c.what) = (:tenant, :subject, :metric, 'period')
           AND (c.period_kind, c.period_start) = (:kind, :start)
     ) AS booked
@@ -176,13 +180,15 @@ def seal(connection: Connection, wanted: Sequence[Due], now_ms: int, *, is_last_
         if due in closed:
             continue
         done.append(due)
-        used, entries = _added_up(connection, due, None)
-        if used == row.used == 0:
+        added = _added_up(connection, due, None, row.period_end)
+        if added.used == row.used == 0:
             continue
-        sealed.append(Sealed(due, used, None))
+        # What an outage let through in it, and nothing before: then it has no last entry but later ones.
+        epoch, n = added.last or (0, 0)
+        sealed.append(Sealed(due, int(added.used), None))
         values.append(
-            _row(row, row.plan, used, entries)
-            | {"stated": None, "epoch": row.epoch, "n": row.n, "closed_at": row.period_end}
+            _row(row, row.plan, int(added.used), added.entries)
+            | {"stated": None, "epoch": epoch, "n": n, "closed_at": row.period_end}
             | {"rolled_over": 0, "rollover_grant": None}
         )
     _write(connection, values, done)
@@ -195,18 +201,18 @@ def _by_their_closes(
     """Of those that an entry closed: what was done, and the rows that say so."""
     rows = connection.execute(_closed, _names_of(held)).all()
     sums = {
-        _due_of(row): (int(row.used), row.entries)
+        _due_of(row): row
         if row.used == row.stated
-        else _added_up(connection, _due_of(row), Place(row.epoch, row.n))
+        else _added_up(connection, _due_of(row), Place(row.epoch, row.n), row.occurred_at)
         for row in rows
     }
-    rolls = ((_due_of(row), _rollover_in(row, sums[_due_of(row)][0])) for row in rows)
+    rolls = ((_due_of(row), _rollover_in(row, int(sums[_due_of(row)].used))) for row in rows)
     rolled = {due: roll for due, roll in rolls if roll is not None and roll.until_ms > now_ms}
     given = dict(zip(rolled, grants.roll_over(connection, list(rolled.values())), strict=True))
     sealed, values = [], []
     for row in rows:
         due = _due_of(row)
-        used, entries = sums[due]
+        used, entries = int(sums[due].used), sums[due].entries
         grant_id, announcement = given.get(due, (None, None))
         units = rolled[due].units if due in rolled else 0
         sealed.append(Sealed(due, used, row.stated, units, announcement))
@@ -230,7 +236,8 @@ def _row(row: Any, plan: str | None, used: int, entries: int) -> dict[str, Any]:
     return {name: getattr(row, name) for name in names} | {"plan": plan, "used": used, "entries": entries}
 
 
-def _added_up(connection: Connection, due: Due, through: Place | None) -> tuple[int, int]:
+def _added_up(connection: Connection, due: Due, through: Place | None, closed_at: datetime) -> Any:
+    """`used`, `entries`, and the `last` place of all that was booked into a period before it was closed."""
     wanted = {
         "tenant": due.tenant,
         "subject": due.subject,
@@ -239,9 +246,9 @@ def _added_up(connection: Connection, due: Due, through: Place | None) -> tuple[
         "start": to_timestamp(due.start_ms),
         "epoch": None if through is None else through.epoch,
         "n": None if through is None else through.n,
+        "closed_at": closed_at,
     }
-    row = connection.execute(_all_of_it, wanted).one()
-    return int(row.used), row.entries
+    return connection.execute(_all_of_it, wanted).one()
 
 
 def _rollover_in(row: Any, used: int) -> RolledOver | None:
