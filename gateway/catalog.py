@@ -1,6 +1,5 @@
 """GET and PUT /v1/catalog, GET /v1/plans."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import structlog
@@ -34,17 +33,8 @@ async def apply_catalog(
         "version": version,
         "applied": announcement is not None,
         "changes": [str(change) for change in changes],
-        "warnings": list(_not_applied_yet(catalog)),
         "catalog": to_document(catalog),
     }
-
-
-def _not_applied_yet(catalog: Catalog) -> Iterator[str]:
-    """What the document may say and this version does not do: whoever relies on it must be told."""
-    for plan_name, plan in catalog.plans.items():
-        for metric_name, limit in plan.limits.items():
-            if limit.rollover is not None:
-                yield f"plans.{plan_name}.limits.{metric_name}.rollover: not applied yet"
 
 
 @get("/v1/catalog", opt={"scopes": ("read", "admin")}, summary="The tenant's catalog")

@@ -174,7 +174,6 @@ def _of_resources() -> Schema:
                 "version": COUNT,
                 "applied": FLAG,
                 "changes": array(TEXT),
-                "warnings": array(TEXT),
                 "catalog": reference("Catalog"),
             }
         ),

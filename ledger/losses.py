@@ -8,6 +8,7 @@ import structlog
 from sqlalchemy import Connection, text
 
 from ledger import entries, reconciliations, shards
+from ledger.plans import led_by_index
 from quota.acknowledged import Told
 from quota.journal import Place
 from quota.keys import AccountName
@@ -15,18 +16,24 @@ from quota.lives import Standing
 from quota.periods import to_rfc3339
 
 MAX_REPORTED_ACCOUNTS = 100
+MAX_COUNTED_ENTRIES = 50_000
+"""Of all shards together: nobody is served until the epochs have begun, and a file of last week lacks millions."""
 
 log = structlog.get_logger()
 
-# What the ledger has and Redis had forgotten: its counters were too low by so much.
+# What the ledger has and Redis had forgotten: its counters were too low by so much. Each row has the sums of all.
 _forgotten = text(
     """
-    SELECT tenant, subject, metric, count(*) AS entries, sum(change) AS units,
-           min(occurred_at) AS since, max(occurred_at) AS until
-    FROM entries
-    WHERE shard = :shard AND (epoch, n) > (:epoch, :n) AND (epoch, n) <= (:last_epoch, :last_n)
+    SELECT tenant, subject, metric, sum(change) AS units, CAST(sum(count(*)) OVER () AS bigint) AS all_entries,
+           sum(sum(change)) OVER () AS all_units, min(min(occurred_at)) OVER () AS since,
+           max(max(occurred_at)) OVER () AS until
+    FROM (
+        SELECT tenant, subject, metric, change, occurred_at FROM entries
+        WHERE shard = :shard AND (epoch, n) > (:epoch, :n) AND (epoch, n) <= (:last_epoch, :last_n)
+        ORDER BY epoch, n LIMIT :most
+    ) AS forgotten
     GROUP BY tenant, subject, metric
-    ORDER BY abs(sum(change)) DESC, tenant, subject, metric
+    ORDER BY abs(sum(change)) DESC, tenant, subject, metric LIMIT :accounts
     """
 )
 
@@ -35,7 +42,8 @@ def begin_epochs(connection: Connection, found: Mapping[int, Standing], told: Ma
     """Takes the next epoch for each of these shards in which Redis is behind what the ledger knows, or what callers
     were told, and writes down what it had lost. The rows must be locked by this transaction. Shard -> the epoch that
     begins."""
-    begun = {}
+    led_by_index(connection)
+    begun, left_to_count = {}, MAX_COUNTED_ENTRIES
     for shard, (epoch, offset) in shards.standings(connection, list(found)).items():
         standing = found[shard]
         if not (standing.is_behind(epoch, offset) or standing.is_behind(0, told[shard])):
@@ -48,27 +56,30 @@ def begin_epochs(connection: Connection, found: Mapping[int, Standing], told: Ma
         if told[shard].epoch == epoch:
             detail["callers_were_told"] = str(told[shard])
         if standing.epoch is not None:
-            detail |= {"counters_had": str(standing.last), **_what_was_forgotten(connection, shard, standing, offset)}
+            forgotten = _what_was_forgotten(connection, shard, standing.last, offset, left_to_count)
+            left_to_count -= forgotten["entries"]
+            detail |= {"counters_had": str(standing.last), **forgotten}
         kind = "lost" if standing.epoch is None else "rewound"
         log.error(f"the counters of a shard were {kind}", shard=shard, **detail)
         reconciliations.add_incidents(connection, shard, kind, [detail])
     return begun
 
 
-def _what_was_forgotten(connection: Connection, shard: int, standing: Standing, offset: Place) -> dict[str, Any]:
-    last = standing.last
+def _what_was_forgotten(connection: Connection, shard: int, last: Place, offset: Place, most: int) -> dict[str, Any]:
+    """Of so many entries at most, the first: with `and_more`, if there are others."""
     wanted = {"shard": shard, "epoch": last.epoch, "n": last.n, "last_epoch": offset.epoch, "last_n": offset.n}
-    rows = connection.execute(_forgotten, wanted).all()
-    return {
-        "entries": sum(row.entries for row in rows),
-        "units": int(sum(row.units for row in rows)),
-        "since": min((row.since.isoformat() for row in rows), default=None),
-        "until": max((row.until.isoformat() for row in rows), default=None),
+    rows = connection.execute(_forgotten, wanted | {"most": most, "accounts": MAX_REPORTED_ACCOUNTS}).all()
+    found: dict[str, Any] = {
+        "entries": rows[0].all_entries if rows else 0,
+        "units": int(rows[0].all_units) if rows else 0,
+        "since": rows[0].since.isoformat() if rows else None,
+        "until": rows[0].until.isoformat() if rows else None,
         "accounts": [
             {"tenant": row.tenant, "subject": row.subject, "metric": row.metric, "units": int(row.units)}
-            for row in rows[:MAX_REPORTED_ACCOUNTS]
+            for row in rows
         ],
     }
+    return found | ({"and_more": True} if found["entries"] >= most else {})
 
 
 def tell_of_lost(connection: Connection, shard: int, epoch: int, told: Sequence[Told]) -> int:

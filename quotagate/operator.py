@@ -106,8 +106,6 @@ def run_catalog_apply(
         return
     for change in result["changes"]:
         print(change)
-    for warning in result["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
     if not result["changes"]:
         print(f"Nothing differs from version {result['version']}.")
     elif dry_run:

@@ -92,14 +92,6 @@ def test_a_free_operation_remembers_its_idempotency_key(make_tenant: MakeTenant)
     assert tenant.operate("u", "o", 2, **{"Idempotency-Key": "k"}).status_code == 422
 
 
-def test_what_a_catalog_asks_for_and_is_not_applied_yet_is_told(make_tenant: MakeTenant) -> None:
-    tenant = make_tenant(CATALOG)
-    plans = {"p": {"limits": {"m": {"limit": 9, "period": "month", "caps": {"day": 1}, "rollover": {"max": 2}}}}}
-    document = {"metrics": {"m": {"on_outage": "allow"}}, "plans": plans}
-    told = tenant.client.put("/v1/catalog?dry_run=true", json=document).json()["warnings"]
-    assert [each.split(":")[0] for each in told] == ["plans.p.limits.m.rollover"]
-
-
 def test_a_query_parameter_that_a_route_does_not_know_is_refused(make_tenant: MakeTenant) -> None:
     tenant = make_tenant(CATALOG)
     answer = tenant.client.get("/v1/subjects/u/status?when=2020-01-01T00:00:00Z")

@@ -1,0 +1,44 @@
+"""What Redis had forgotten is told, but nobody waits until millions of entries are counted."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from ledger import losses
+from quota.journal import Place
+from quota.lives import NOWHERE, Standing
+from tests.conftest import Database
+from tests.integration.pipeline import Pipeline
+
+
+@pytest.fixture
+def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline]:
+    with Pipeline.on(connection, database) as pipeline:
+        yield pipeline
+
+
+def told(pipeline: Pipeline) -> dict[str, Any]:
+    """Of a Redis that went back to its first entry: seven of one account and one of another are gone."""
+    pipeline.shard.open(limit=None).open("other", limit=None)
+    pipeline.shard.consume(*[pipeline.shard.step(2)] * 8, pipeline.shard.step(5, metric="other"))
+    pipeline.drained()
+    assert pipeline.call(losses.begin_epochs, {3: Standing(1, Place(1, 0))}, {3: NOWHERE}) == {3: 2}
+    ((shard, kind, detail),) = pipeline.incidents()
+    assert (shard, kind, detail["counters_had"], detail["ledger_has"]) == (3, "rewound", "1-0", "1-8")
+    return detail
+
+
+def test_it_is_told_to_the_unit_and_by_account(pipeline: Pipeline) -> None:
+    detail = told(pipeline)
+    assert (detail["entries"], detail["units"], "and_more" in detail) == (8, 7 * 2 + 5, False)
+    assert [(each["metric"], each["units"]) for each in detail["accounts"]] == [("m", 14), ("other", 5)]
+
+
+def test_of_more_than_can_be_counted_in_time_the_first_are_told(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "MAX_COUNTED_ENTRIES", 3)
+    detail = told(pipeline)
+    assert (detail["entries"], detail["units"], detail["and_more"]) == (3, 6, True)
