@@ -69,16 +69,7 @@ _due = text(
 
 def due_after(connection: Connection, after: Due, now_ms: int, most: int) -> list[Due]:
     """The next periods that are over at `now_ms` and not sealed, the one that has waited longest first."""
-    wanted = {
-        "now": to_timestamp(now_ms),
-        "after": to_timestamp(max(after.end_ms, 0)),
-        "after_tenant": after.tenant,
-        "after_subject": after.subject,
-        "after_metric": after.metric,
-        "after_kind": after.kind,
-        "after_start": to_timestamp(after.start_ms),
-        "most": most,
-    }
+    wanted = place_of(after) | {"now": to_timestamp(now_ms), "most": most}
     return [
         Due(
             from_timestamp(row.period_end),
@@ -90,6 +81,18 @@ def due_after(connection: Connection, after: Due, now_ms: int, most: int) -> lis
         )
         for row in connection.execute(_due, wanted)
     ]
+
+
+def place_of(after: Due) -> dict[str, Any]:
+    """From where to go on, as the statement names it."""
+    return {
+        "after": to_timestamp(max(after.end_ms, 0)),
+        "after_tenant": after.tenant,
+        "after_subject": after.subject,
+        "after_metric": after.metric,
+        "after_kind": after.kind,
+        "after_start": to_timestamp(after.start_ms),
+    }
 
 
 # Whoever seals a period holds its balance until the commit; somebody else who would seal it passes it by.

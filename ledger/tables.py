@@ -98,7 +98,11 @@ balances = Table(
     PrimaryKeyConstraint(
         "tenant", "subject", "metric", "period_kind", "period_start", name="an_account_has_one_balance_a_period"
     ),
-    Index("balances_to_seal", "period_end", postgresql_where=text("NOT is_sealed AND period_end IS NOT NULL")),
+    Index(
+        "balances_to_seal",
+        *("period_end", "tenant", "subject", "metric", "period_kind", "period_start"),
+        postgresql_where=text("NOT is_sealed AND period_end IS NOT NULL"),
+    ),
 )
 
 # What the capped windows inside the periods have used up.
@@ -133,7 +137,7 @@ grants = Table(
     CheckConstraint("amount >= 0", name="a_grant_takes_nothing_away"),
     Index("grants_by_account", "tenant", "subject", "metric"),
     Index("a_key_gives_one_grant", "tenant", "subject", "idempotency_key", unique=True),
-    Index("grants_to_sweep", "expires_at", postgresql_where=text("NOT is_swept AND expires_at IS NOT NULL")),
+    Index("grants_to_sweep", "expires_at", "id", postgresql_where=text("NOT is_swept AND expires_at IS NOT NULL")),
 )
 
 grant_balances = Table(
@@ -225,7 +229,13 @@ subscriptions = Table(
     instant("scheduled_at", nullable=True),
     PrimaryKeyConstraint("tenant", "subject", name="a_subject_has_one_subscription"),
     CheckConstraint("(scheduled IS NULL) = (scheduled_at IS NULL)", name="a_change_is_scheduled_for_an_instant"),
-    Index("subscriptions_that_change", "scheduled_at", postgresql_where=text("scheduled_at IS NOT NULL")),
+    Index(
+        "subscriptions_that_change",
+        "scheduled_at",
+        "tenant",
+        "subject",
+        postgresql_where=text("scheduled_at IS NOT NULL"),
+    ),
     CheckConstraint(
         "status IN ('active', 'trialing', 'past_due', 'canceled', 'paused')", name="a_subscription_has_a_known_status"
     ),

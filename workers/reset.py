@@ -87,12 +87,14 @@ class Reset:
 
     def _change(self, done: Done, now_ms: int) -> bool:
         with transaction(self._engine, ALL_TENANTS) as connection:
+            led_by_index(connection)
             changed = subscriptions.change_due(connection, now_ms, PAGE)
         done.changed += changed
         return changed == PAGE
 
     def _release(self, done: Done, now_ms: int) -> bool:
         with transaction(self._engine, ALL_TENANTS) as connection:
+            led_by_index(connection)
             accounts = holds.expired(connection, now_ms - HEARD_WITHIN_MS, PAGE)
         outcomes = self._bringing_in.bring_in(accounts)
         done.released += sum(word == "provisioned" for word in outcomes.values())
@@ -100,6 +102,7 @@ class Reset:
 
     def _let_expire(self, done: Done, now_ms: int) -> bool:
         with transaction(self._engine, ALL_TENANTS) as connection:
+            led_by_index(connection)
             due = grants.expired(connection, now_ms, PAGE)
         accounts = {account for account in due.values() if account is not None}
         outcomes = self._bringing_in.bring_in(sorted(accounts, key=str))

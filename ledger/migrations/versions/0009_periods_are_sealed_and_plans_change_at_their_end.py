@@ -36,16 +36,19 @@ CREATE POLICY a_tenant_sees_its_own ON sealed_periods
     USING (current_setting('quotagate.tenant', true) IN (tenant, '*'));
 """
 
-# What waits for a reset is found without reading what was done: each of these indexes holds only what is left.
+# What waits for a reset is found without reading what was done, nor all that ends at the same instant: each of these
+# indexes holds only what is left, in the order in which it is taken.
 WAITING = """
 ALTER TABLE balances ADD COLUMN is_sealed boolean NOT NULL DEFAULT false;
-CREATE INDEX balances_to_seal ON balances (period_end) WHERE NOT is_sealed AND period_end IS NOT NULL;
+CREATE INDEX balances_to_seal ON balances (period_end, tenant, subject, metric, period_kind, period_start)
+    WHERE NOT is_sealed AND period_end IS NOT NULL;
 ALTER TABLE grants ADD COLUMN is_swept boolean NOT NULL DEFAULT false;
-CREATE INDEX grants_to_sweep ON grants (expires_at) WHERE NOT is_swept AND expires_at IS NOT NULL;
+CREATE INDEX grants_to_sweep ON grants (expires_at, id) WHERE NOT is_swept AND expires_at IS NOT NULL;
 CREATE INDEX holds_to_sweep ON holds (expires_at) WHERE settled_by IS NULL;
 ALTER TABLE subscriptions ADD COLUMN scheduled jsonb, ADD COLUMN scheduled_at timestamptz,
     ADD CONSTRAINT a_change_is_scheduled_for_an_instant CHECK ((scheduled IS NULL) = (scheduled_at IS NULL));
-CREATE INDEX subscriptions_that_change ON subscriptions (scheduled_at) WHERE scheduled_at IS NOT NULL;
+CREATE INDEX subscriptions_that_change ON subscriptions (scheduled_at, tenant, subject)
+    WHERE scheduled_at IS NOT NULL;
 """
 
 

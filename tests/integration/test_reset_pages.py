@@ -1,0 +1,69 @@
+"""At a month's end everything is due at one instant: a page of it costs a page, however much there is."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+from sqlalchemy import text
+
+from ledger import grants, sealing, subscriptions
+from ledger.instants import to_timestamp
+from ledger.plans import led_by_index
+from tests.conftest import Database
+from tests.integration.resetting import Resetting
+
+DUE, PAGE = 3_000, 50
+BALANCES = """
+INSERT INTO balances (tenant, subject, metric, period_kind, period_start, period_end, plan, used, shard, epoch, n)
+SELECT 't', 'u_' || md5(CAST(g AS text)), 'm', 'day', :start, :end, 'free', 1, g % 8, 1, g
+FROM generate_series(1, :due) AS g
+"""
+GRANTS = """
+INSERT INTO grants (tenant, subject, metric, amount, priority, expires_at, created_by, journalled)
+SELECT 't', 'u_' || g, 'm', 1, 0, :end, 'reset', true FROM generate_series(1, :due) AS g
+"""
+SUBSCRIPTIONS = """
+INSERT INTO subscriptions (tenant, subject, plan, status, add_ons, changed_by, scheduled, scheduled_at)
+SELECT 't', 'u_' || md5(CAST(g AS text)), 'free', 'active', '{}', 'x', CAST(:scheduled AS jsonb), :end
+FROM generate_series(1, :due) AS g
+"""
+
+
+@pytest.fixture
+def scene(connection: "redis.Redis", database: Database) -> Iterator[Resetting]:
+    with Resetting.on(connection, database) as scene:
+        yield scene
+
+
+def steps_of(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for each in plan.get("Plans", []):
+        yield from steps_of(each)
+
+
+@pytest.mark.parametrize(
+    ("rows", "query"),
+    [
+        (BALANCES, sealing._due.text),
+        (GRANTS, grants._due.text),
+        (SUBSCRIPTIONS, subscriptions._change.text),
+    ],
+    ids=["balances", "grants", "subscriptions"],
+)
+def test_a_page_reads_what_it_takes_and_sorts_nothing(scene: Resetting, rows: str, query: str) -> None:
+    bounds = {"start": to_timestamp(scene.yesterday.start_ms), "end": to_timestamp(scene.yesterday.end_ms or 0)}
+    more = {"due": DUE, "scheduled": '{"plan": "pro", "status": "active", "add_ons": {}, "changed_by": "x"}'}
+    scene.pipeline.call(lambda connection: connection.execute(text(rows), bounds | more))
+    begins = sealing.Due(scene.yesterday.end_ms or 0, "t", "u_8", "", "", 0)
+    wanted = sealing.place_of(begins) | {"now": to_timestamp(scene.now_ms), "most": PAGE}
+
+    def explained(connection: Any) -> Any:
+        led_by_index(connection)
+        return connection.execute(text("EXPLAIN (ANALYZE, FORMAT JSON) " + query), wanted).scalar_one()
+
+    ((plan,),) = (scene.pipeline.call(explained),)
+    steps = list(steps_of(plan["Plan"]))
+    assert max(each["Actual Rows"] for each in steps) <= PAGE, steps
+    assert max(each.get("Rows Removed by Filter", 0) for each in steps) == 0, steps
+    assert [each for each in steps if "Sort" in each["Node Type"]] == []
