@@ -98,8 +98,8 @@ def plan_end_ms(catalog: Catalog, subscription: Subscription, now_ms: int) -> in
 def entitlement(catalog: Catalog, subscription: Subscription | None, metric_name: str) -> Entitlement:
     """Of a metric that has left the catalog, what there is without a plan: no more of it, and what was used stays.
 
-    Add-ons and the anchor belong to the subscription: they count only while it is in force, and still do when its
-    plan has left the catalog and the default one stands in. An add-on that has left the catalog adds nothing.
+    Add-ons, the anchor and what rolls over belong to the subscription: they count only while it is in force, and still
+    do when its plan has left the catalog and the default one stands in. An add-on that has left the catalog adds nothing.
     """
     metric = catalog.metrics.get(metric_name)
     if metric is None:
@@ -108,13 +108,13 @@ def entitlement(catalog: Catalog, subscription: Subscription | None, metric_name
     if plan_name is None:
         return Entitlement(None, 0, "hard", PeriodKind.LIFETIME, None, metric.warn_at_pct, metric.kind)
     granted = catalog.plans[plan_name].limits.get(metric_name, _NOTHING)
-    limit, anchor_ms = granted.limit, None
+    limit, anchor_ms, rollover = granted.limit, None, None
     if subscription is not None and _in_force(subscription):
         anchor_ms = subscription.anchor_ms
+        rollover = None if granted.rollover is None else granted.rollover.max
         if limit is not None:
             limit = min(MAX_AMOUNT, limit + _added(catalog, subscription.add_ons, metric_name))
     kind = _KINDS[granted.period or "lifetime"]
-    rollover = None if granted.rollover is None else granted.rollover.max
     return Entitlement(
         plan_name, limit, granted.enforcement, kind, anchor_ms, metric.warn_at_pct, metric.kind, granted.caps, rollover
     )

@@ -8,10 +8,11 @@ from typing import Any
 
 import redis
 
-from ledger import catalogs, shards
+from ledger import catalogs, shards, subscriptions
 from ledger.openings import opening, read
 from quota import keys, protocol
 from quota.catalog import parse_toml
+from quota.entitlement import Subscription
 from quota.formats import Window
 from quota.keys import AccountName
 from quota.periods import DAY_MS, Period, PeriodKind, period_at
@@ -78,7 +79,11 @@ class Resetting:
         return (self.connection.hget(keys.head(shard.number), "fence") or b"0").decode()
 
     def used(self, account: AccountName, amount: int) -> None:
-        """Brings it in as of the test's clock, and uses so much of it."""
+        """Brings it in as of the test's clock, and uses so much of it. Of what rolls over it needs a subscription."""
+        if account.metric == "r" and self.pipeline.call(subscriptions.of_subject, "t", account.subject) is None:
+            self.pipeline.call(
+                subscriptions.put, "t", account.subject, Subscription("free", "active", None, {}), "test"
+            )
         assert self.bring_in(account) == "provisioned"
         if amount:
             shard = self.shard(account)

@@ -110,6 +110,13 @@ def test_what_is_left_rolls_over_up_to_its_bound_and_ends_with_the_next_period(s
     assert shard.consume(shard.step(0, charges=(charge,)))[0].outcome.value == "allowed"
 
 
+def test_without_a_subscription_nothing_rolls_over_and_a_made_up_name_is_opened_nowhere(scene: Resetting) -> None:
+    account = name_of("made_up", "r")
+    assert scene.bring_in(account) == "provisioned"
+    assert scene.pipeline.drained() == 0
+    assert "rollover" not in scene.hash(account)
+
+
 def test_units_that_rolled_over_are_of_the_closing_balance_and_do_not_roll_over_again(scene: Resetting) -> None:
     account = name_of("u", "r")
     scene.go_to(scene.yesterday.start_ms - DAY_MS)
