@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import redis
@@ -18,8 +19,8 @@ from tests.integration.counting import PrivateServer
 from tests.load import Log, hammer
 from tests.system import System, eventually, port_of, through
 
-REQUESTS = 1_200
-"""Three times as many as the limits let through."""
+DENIED, MAX_REQUESTS = 100, 20_000
+"""Requests go on until so many were denied: by then every limit has been reached."""
 CUT_OFF_AT, HELD_BACK_AT, FAILED_OVER_AT = 100, 200, 300
 """Served requests at which the replica hears no more; at which the ledger hears no more, so that something is lost;
 and at which the replica takes over."""
@@ -82,7 +83,9 @@ def fail_over(pair: Pair, name: str) -> FailedOver:
     noticed_s: list[float] = []
     try:
         _follow(replica, pair.primary, wire)
-        bodies = [{"subject": f"{name}_{each % FLUSHED}", "metric": "scans"} for each in range(REQUESTS)]
+        log = Log()
+        bodies = ({"subject": f"{name}_{each % FLUSHED}", "metric": "scans"} for each in range(MAX_REQUESTS))
+        requests = takewhile(lambda _: log.counts[429] < DENIED, bodies)
 
         def take_over(log: Log) -> None:
             eventually(lambda: log.served >= CUT_OFF_AT, "requests are served")
@@ -93,12 +96,19 @@ def fail_over(pair: Pair, name: str) -> FailedOver:
                 eventually(lambda: log.served >= FAILED_OVER_AT, "requests are served that the ledger has not got")
                 noticed_s.append(_promote(pair, replica, forgotten_before))
 
-        log = hammer(
-            [system.urls["gateway"]], system.admin_key, bodies, clients=CLIENTS, meanwhile=take_over, pause_s=PAUSE_S
+        hammer(
+            [system.urls["gateway"]],
+            system.admin_key,
+            requests,
+            clients=CLIENTS,
+            meanwhile=take_over,
+            pause_s=PAUSE_S,
+            into=log,
         )
     finally:
         wire.stop()
     acknowledged = log.acknowledged()
+    assert log.counts[429] >= DENIED, log.counts
     assert_the_two_agree(system)
     pattern = name.replace("_", "\\_") + "\\_%"
     rows = system.sql("SELECT request_id FROM entries WHERE kind = 'consume' AND subject LIKE %s", pattern)
