@@ -23,12 +23,8 @@ test: install  ## run every check and every test
 	.venv/bin/lint-imports --no-cache
 	.venv/bin/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-soak: install  ## what takes long: a million steps beside the model, and Redis broken again and again, made-up requests (SEED=1 repeats)
-	.venv/bin/python -m tests.soak.model $(if $(SEED),--seed $(SEED))
-	.venv/bin/python -m tests.soak.faults $(if $(SEED),--seed $(SEED))
-	.venv/bin/python -m tests.soak.losses $(if $(SEED),--seed $(SEED))
-	.venv/bin/python -m tests.soak.planted $(if $(SEED),--seed $(SEED))
-	.venv/bin/python -m tests.soak.openapi $(if $(SEED),--seed $(SEED))
+soak: install  ## what takes long, hours of it: kills, losses, outages, planted faults, made-up requests (SEED=1 repeats)
+	@for part in model faults kills losses away planted openapi; do echo "== $$part, $$(date +%T)"; .venv/bin/python -m tests.soak.$$part $(if $(SEED),--seed $(SEED)) || exit 1; done
 
 bench: install  ## measure, in ratios, beside what one would use instead
 	.venv/bin/python -m bench

@@ -99,7 +99,7 @@ def entitlement(catalog: Catalog, subscription: Subscription | None, metric_name
     """Of a metric that has left the catalog, what there is without a plan: no more of it, and what was used stays.
 
     Add-ons, the anchor and what rolls over belong to the subscription: they count only while it is in force, and still
-    do when its plan has left the catalog and the default one stands in. An add-on that has left the catalog adds nothing.
+    do when its plan has left the catalog and the default one stands in. An add-on that has left the catalog adds none.
     """
     metric = catalog.metrics.get(metric_name)
     if metric is None:

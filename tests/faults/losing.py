@@ -1,6 +1,6 @@
 """Takes something from Redis while everything else runs on, and looks at what is left."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,9 +46,9 @@ def served_again(system: System, client: httpx.Client) -> None:
     eventually(lambda: client.post("/v1/consume", json=body).status_code == 200, "requests are served again")
 
 
-def cut(system: System, name: str, part: float, say: Callable[[str], object] = lambda _: None) -> None:
+def cut(system: System, name: str, part: float) -> tuple[int, int]:
     """A crash after which the end of Redis's file is missing: what the ledger has is counted, what it has not got is
-    lost, and told to the unit."""
+    lost, and told to the unit. How many requests were acknowledged, and how many of them were lost."""
     lost_before = told(system, "lost_entries")
     served = asked(system, name)
     with redis_down(system) as files:
@@ -62,7 +62,7 @@ def cut(system: System, name: str, part: float, say: Callable[[str], object] = l
         kept = kinds(system, name.replace("_", "\\_") + "\\_%")["consume"]
         assert sum(used(client, f"{name}_{each}") for each in range(SUBJECTS)) == kept
     eventually(lambda: told(system, "lost_entries") - lost_before == served - kept, "what was lost is told", 5)
-    say(f"{served} acknowledged, {served - kept} of them lost and told")
+    return served, served - kept
 
 
 def flush_under_load(system: System, urls: list[str], name: str, requests: int) -> tuple[int, int]:

@@ -48,12 +48,13 @@ class Counts:
 
 class Proxy:
     """Listens on a free port of 127.0.0.1 in a thread of its own, and passes on to `port` what its faults let through.
+    New connections go to `target`, which is that port until another is set.
 
     `seed` decides which replies are lost.
     """
 
     def __init__(self, port: int, seed: int = 1) -> None:
-        self._target = port
+        self.target = port
         self._random = random.Random(seed)
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -123,7 +124,7 @@ class Proxy:
             writer.transport.abort()
             return
         try:
-            upstream = await asyncio.open_connection("127.0.0.1", self._target)
+            upstream = await asyncio.open_connection("127.0.0.1", self.target)
         except OSError:
             writer.transport.abort()
             return

@@ -1,23 +1,9 @@
-"""kill -9 of Redis under load: nothing that was acknowledged is missing, and nothing is there twice."""
-
-from pathlib import Path
-
-import pytest
+"""kill -9 of Redis under load: nothing that was acknowledged is missing, and nothing is there twice. With appendfsync
+always: test_killed_at_points.py.
+"""
 
 from tests.faults.killing import assert_nothing_acknowledged_is_missing, kill_redis_under_load
 from tests.system import System
-
-
-def test_with_appendfsync_always_it_may_be_killed_five_times(
-    tmp_path_factory: pytest.TempPathFactory, catalog: Path
-) -> None:
-    system = System(tmp_path_factory.mktemp("always"), catalog=catalog, durability="always").start()
-    try:
-        assert system.redis().config_get("appendfsync") == {"appendfsync": "always"}
-        log = kill_redis_under_load(system, 5, "always")
-        assert_nothing_acknowledged_is_missing(system, log, "always")
-    finally:
-        system.stop()
 
 
 def test_with_appendfsync_everysec_it_may_be_killed_on_a_healthy_disk(faulty: System) -> None:

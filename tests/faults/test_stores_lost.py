@@ -1,14 +1,12 @@
 """A store is killed or emptied while everything else runs on: it comes back by itself, and the two agree."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from itertools import count, takewhile
 
 import httpx
-import psutil
 
 from tests.faults.conftest import SCANS, assert_exactly_once, assert_the_two_agree
 from tests.faults.losing import FLUSHED, flush_under_load
+from tests.faults.postgres_away import hung_postgres, postgres_away
 from tests.load import Log, hammer
 from tests.system import Gateway, System, eventually
 
@@ -61,21 +59,6 @@ def test_a_loss_of_redis_leaves_an_incident_for_people_on_call(faulty: System) -
     assert faulty.sql("SELECT count(*) FROM incidents WHERE kind = 'lost'")[0][0] > before
 
 
-@contextmanager
-def hung_postgres(system: System) -> Iterator[None]:
-    postgres = system.server("database")
-    servers = [postgres, *postgres.children()]
-    for server in servers:
-        with suppress(psutil.NoSuchProcess):  # a backend may end by itself meanwhile
-            server.suspend()
-    try:
-        yield
-    finally:
-        for server in servers:
-            with suppress(psutil.NoSuchProcess):
-                server.resume()
-
-
 def test_while_postgres_is_away_the_journal_holds_on_up_to_its_budget(faulty: System) -> None:
     subjects = [f"kept_{each}" for each in range(20)]
     log, away = Log(), Gateway(faulty, "bounded", journal_entries=1_000, deadline_ms=200).start()
@@ -101,6 +84,16 @@ def test_while_postgres_is_away_the_journal_holds_on_up_to_its_budget(faulty: Sy
     in_ledger = {row[0] for row in faulty.sql("SELECT request_id FROM entries WHERE subject LIKE 'kept\\_%%'")}
     assert log.acknowledged() <= in_ledger
     assert_the_two_agree(faulty)
+
+
+def test_a_hung_postgres_delays_nobody_and_is_caught_up_with(faulty: System) -> None:
+    # `make soak` has ten minutes of it, at full rate: tests/soak/away.py.
+    seen = postgres_away(faulty, [faulty.urls["gateway"]], "away", away_s=5, around_s=1, clients=8, pause_s=0.01)
+    assert set(seen.log.counts) == {200}
+    assert len(seen.meanwhile) > 500 and seen.waited > 500
+    assert seen.meanwhile[-1] < 1_000, "nobody has waited for Postgres, which takes a deadline of five seconds"
+    assert seen.meanwhile[len(seen.meanwhile) // 2] < 3 * seen.before[len(seen.before) // 2] + 20
+    assert_exactly_once(faulty, seen.log, "units", "away-%")
 
 
 def test_a_hung_postgres_is_told_within_a_deadline_and_lets_go(faulty: System) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-from ledger import catalogs, shards, subscriptions
+from ledger import announcements, catalogs, shards, subscriptions
 from ledger.openings import opening, read
 from quota import keys, protocol
 from quota.catalog import parse_toml
@@ -81,9 +81,9 @@ class Resetting:
     def used(self, account: AccountName, amount: int) -> None:
         """Brings it in as of the test's clock, and uses so much of it. Of what rolls over it needs a subscription."""
         if account.metric == "r" and self.pipeline.call(subscriptions.of_subject, "t", account.subject) is None:
-            self.pipeline.call(
-                subscriptions.put, "t", account.subject, Subscription("free", "active", None, {}), "test"
-            )
+            plan = Subscription("free", "active", None, {})
+            put = self.pipeline.call(subscriptions.put, "t", account.subject, plan, "test")
+            self.pipeline.call(announcements.told, [put])
         assert self.bring_in(account) == "provisioned"
         if amount:
             shard = self.shard(account)

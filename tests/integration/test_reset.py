@@ -248,52 +248,6 @@ class TestGrants:
         assert scene.reset().run_once().expired == 1
 
 
-class TestScheduledChanges:
-    def scheduled(self, scene: Resetting, at_ms: int) -> None:
-        scene.pipeline.call(subscriptions.put, "t", "u", Subscription("free", "active", None, {"x": 1}), "test")
-        following = Subscription("pro", "active", None, {})
-        words: dict[str, Any] = {"end_of": lambda _: at_ms, "now_ms": scene.pipeline.clocked.now_ms()}
-        scene.pipeline.call(subscriptions.schedule, "t", "u", following, changed_by="somebody", **words)
-
-    def test_the_first_request_of_the_period_has_the_new_terms_with_no_job_having_run(self, scene: Resetting) -> None:
-        account = name_of("u", "m")
-        self.scheduled(scene, scene.today.start_ms)
-        scene.used(account, 4)
-        shard = scene.shard(account)
-        assert (
-            shard.consume(shard.step(0, charges=(Charge(account.key(shard.number), 7),)))[0].outcome.value == "denied"
-        )
-        scene.go_to(scene.today.start_ms)
-        (reply,) = shard.consume(shard.step(0, charges=(Charge(account.key(shard.number), 70),)))
-        assert reply.outcome.value == "unready" and reply.accounts[0].verdict.value == "stale"
-        assert scene.bring_in(account) == "provisioned"
-        (reply,) = shard.consume(shard.step(0, charges=(Charge(account.key(shard.number), 70),)))
-        assert reply.outcome.value == "allowed"
-        assert [entry.kind for entry in shard.entries()][-3:] == ["denied", "close", "consume"]
-
-    def test_a_reset_writes_down_that_it_has_come_to_hold_and_who_wanted_it(self, scene: Resetting) -> None:
-        self.scheduled(scene, scene.today.start_ms)
-        assert scene.reset().run_once().changed == 1
-        row = scene.pipeline.rows("SELECT plan, add_ons, changed_by, scheduled, scheduled_at FROM subscriptions")
-        assert row == [("pro", {}, "somebody", None, None)]
-        assert scene.reset().run_once().changed == 0
-
-    def test_an_idle_account_enters_its_new_period_under_the_new_terms(self, scene: Resetting) -> None:
-        account = name_of("u", "m")
-        self.scheduled(scene, scene.today.start_ms)
-        scene.used(account, 4)
-        scene.pipeline.drained()
-        scene.settled()
-        assert scene.sealed() == [("u", "m", 4, 4, 2, 0)]
-        assert scene.hash(account)["window"].split(" ")[2] == "pro"
-
-    def test_a_change_now_takes_away_what_was_scheduled(self, scene: Resetting) -> None:
-        self.scheduled(scene, scene.today.end_ms or 0)
-        scene.pipeline.call(subscriptions.put, "t", "u", Subscription("free", "active", None, {}), "test")
-        found = scene.pipeline.call(subscriptions.of_subject, "t", "u")
-        assert found is not None and found.scheduled is None
-
-
 def test_a_hold_whose_time_is_over_is_let_go_though_nobody_asks(scene: Resetting) -> None:
     account = name_of("u")
     scene.used(account, 1)

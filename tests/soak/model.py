@@ -50,7 +50,7 @@ def soak(steps: int, first_seed: int) -> None:
             number += 1
     for name, count in sorted(seen.items()):
         print(f"{count:>12,} {name}")
-    print(f"{seen['steps']:,} steps without a difference, seeds {first_seed} to {number - 1}")
+    print(f"= model: {seen['steps']:,} steps without a difference, seeds {first_seed} to {number - 1}")
 
 
 if __name__ == "__main__":

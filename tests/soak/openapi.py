@@ -4,6 +4,7 @@ Prints its report, in which the seed is; `--seed` asks the same again. Exits wit
 """
 
 import argparse
+import re
 import secrets
 import sys
 import tempfile
@@ -17,6 +18,7 @@ SPARE_S = 300
 
 
 def soak(minutes: float, seed: int) -> int:
+    print(f"seed {seed}: asking for {minutes:g} minutes; the report comes at the end", flush=True)
     with tempfile.TemporaryDirectory(prefix="quotagate-soak-") as name:
         folder = Path(name)
         system = System(folder / "system", catalog=ROOT / "examples" / "credits.toml").start()
@@ -27,6 +29,9 @@ def soak(minutes: float, seed: int) -> int:
         finally:
             system.stop()
     print(run.stdout, run.stderr, sep="\n")
+    cases = re.search(r"([\d,]+) generated", run.stdout)
+    found = "nothing found" if run.returncode == 0 else "something was found: see above"
+    print(f"= openapi: {minutes:g} minutes, {cases[1] if cases else '?'} made-up requests, {found}; seed {seed}")
     return run.returncode
 
 

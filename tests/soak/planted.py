@@ -62,7 +62,7 @@ def empty_stores(folder: Path) -> Iterator[Pipeline]:
             engine.dispose()
 
 
-def plant(pipeline: Pipeline, faults: int, seed: int) -> None:
+def plant(pipeline: Pipeline, faults: int, seed: int) -> str:
     planter = Planter(pipeline, seed)
     for turn in range(faults):
         fault = planter.plant(turn)
@@ -72,9 +72,10 @@ def plant(pipeline: Pipeline, faults: int, seed: int) -> None:
         assert left == [], f"seed {seed}, fault {turn}: {fault}: told once it was healed: {left}"
         if (turn + 1) % 10 == 0:
             say(f"  {turn + 1} of {faults} planted, all found: {dict(planter.planted)}")
+    return f"{faults} faults planted, {faults} found, 0 told once healed"
 
 
-def measure(pipeline: Pipeline, accounts: int) -> None:
+def measure(pipeline: Pipeline, accounts: int) -> str:
     """Drifted ones among them, so that what is measured is not only the easy case."""
     say(f"  {accounts:,} accounts are made and charged")
     members = Members.opened(pipeline, accounts, used=1)
@@ -82,7 +83,8 @@ def measure(pipeline: Pipeline, accounts: int) -> None:
     began = time.monotonic()
     assert reconcile.run_once().drifted == 0
     took_s = time.monotonic() - began
-    say(f"  nothing drifted: {took_s:.1f} s, {accounts / took_s:,.0f} accounts a second")
+    calm = f"{accounts / took_s:,.0f} accounts a second"
+    say(f"  nothing drifted: {took_s:.1f} s, {calm}")
     for number in range(0, accounts, accounts // DRIFTS_A_MEASUREMENT):
         members.tamper(number, 1 if number % 2 else -1)
     began = time.monotonic()
@@ -90,11 +92,26 @@ def measure(pipeline: Pipeline, accounts: int) -> None:
     took_s = time.monotonic() - began
     assert run.drifted == run.corrected == DRIFTS_A_MEASUREMENT, run
     say(f"  {run.corrected} corrected: {took_s:.1f} s, {accounts / took_s:,.0f} accounts a second")
+    return f"{accounts:,} accounts reconciled at {calm}, {accounts / took_s:,.0f} with {run.corrected} corrected"
+
+
+def rest(folder: Path, minutes: float, seed: int) -> str:
+    say(f"{minutes:g} minutes of normal load, reconciled all the time")
+    (folder / "catalog.toml").write_text(CATALOG)
+    system = System(folder / "calm", catalog=folder / "catalog.toml").start()
+    try:
+        log, runs = reconciling(system, minutes * 60, seed)
+        assert alarms(runs) == [], alarms(runs)
+        assert_the_two_agree(system)
+    finally:
+        system.stop()
+    return f"{len(runs)} runs in {minutes:g} minutes beside {log.served:,} requests that were served, 0 alarms"
 
 
 def soak(faults: int, minutes: float, accounts: int, seed: int) -> None:
     say(f"seed {seed}")
     configure("critical", "soak")
+    found = []
     with tempfile.TemporaryDirectory(prefix="quotagate-soak-") as name:
         folder = Path(name)
         for part in ("planted", "measured", "calm"):
@@ -102,22 +119,14 @@ def soak(faults: int, minutes: float, accounts: int, seed: int) -> None:
         if faults:
             say(f"{faults} faults, one at a time")
             with empty_stores(folder / "planted") as pipeline:
-                plant(pipeline, faults, seed)
+                found.append(plant(pipeline, faults, seed))
         if accounts:
             say("speed")
             with empty_stores(folder / "measured") as pipeline:
-                measure(pipeline, accounts)
+                found.append(measure(pipeline, accounts))
         if minutes:
-            say(f"{minutes:g} minutes of normal load, reconciled all the time")
-            (folder / "catalog.toml").write_text(CATALOG)
-            system = System(folder / "calm", catalog=folder / "catalog.toml").start()
-            try:
-                log, runs = reconciling(system, minutes * 60, seed)
-                assert alarms(runs) == [], alarms(runs)
-                assert_the_two_agree(system)
-            finally:
-                system.stop()
-            say(f"  {len(runs)} runs beside {log.served:,} requests that were served: no alarm")
+            found.append(rest(folder, minutes, seed))
+    say(f"= planted: {'; '.join(found)}; seed {seed}")
 
 
 if __name__ == "__main__":

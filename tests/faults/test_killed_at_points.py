@@ -1,0 +1,26 @@
+"""kill -9 at the points that matter: a drain's, and of both servers while a drain is at work."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.faults.dying import ROUND, assert_nothing_is_missing_or_there_twice, kill_at_points, points
+from tests.faults.dying_drain import DRAINS, SERVERS
+from tests.system import System
+
+SEED = 20261122
+
+
+def test_twenty_kills_at_six_points_lose_and_double_nothing(
+    tmp_path_factory: pytest.TempPathFactory, catalog: Path
+) -> None:
+    order = points(ROUND, SEED)
+    assert Counter(order) == dict.fromkeys(DRAINS, 4) | dict.fromkeys(SERVERS, 2)
+    system = System(tmp_path_factory.mktemp("killed"), catalog=catalog, durability="always", deadline_ms="200").start()
+    try:
+        assert system.redis().config_get("appendfsync") == {"appendfsync": "always"}
+        log = kill_at_points(system, order, "killed")
+        assert_nothing_is_missing_or_there_twice(system, log, "killed")
+    finally:
+        system.stop()
