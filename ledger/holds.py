@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 from ledger.accounts import names_of
 from ledger.instants import from_timestamp, to_timestamp
 from quota.formats import NONE, joined
-from quota.journal import Place
+from quota.journal import Entry, Place
 from quota.keys import AccountName
 
 KINDS = frozenset(("hold", "commit", "release", "expire", "close"))
@@ -146,3 +146,25 @@ def expired(connection: Connection, before_ms: int, most: int) -> list[AccountNa
     nobody has asked for them since. Of so many holds at most, the first to expire first."""
     rows = connection.execute(_expired, {"before": to_timestamp(before_ms), "most": most})
     return [AccountName(row.tenant, row.subject, row.metric) for row in rows]
+
+
+_standing = text(
+    """
+    SELECT h.tenant, h.subject, h.metric, h.amount FROM holds h
+    WHERE (h.shard, h.epoch, h.n) = (:shard, :epoch, :n)
+    """
+)
+
+
+def passed_over(connection: Connection, forked: Sequence[Entry]) -> list[Entry]:
+    """Those holds of a fork at whose places others stand: they are in the ledger's entries alone."""
+    found = []
+    for each in forked:
+        if each.kind != "hold":
+            continue
+        place = {"shard": each.shard, "epoch": each.place.epoch, "n": each.place.n}
+        stands = connection.execute(_standing, place).one_or_none()
+        account = each.account
+        if stands is not None and tuple(stands) != (account.tenant, account.subject, account.metric, each.amount):
+            found.append(each)
+    return found

@@ -21,6 +21,7 @@ WHAT_TO_DO = {
     "by itself",
     "fork": "Redis gave out places of its journal twice, after a restart or a fail-over with older data; those entries "
     "count, and the shard begins an epoch by itself",
+    "lost_hold": "a reservation was lost in a fork: its id names another one; whoever holds it must reserve again",
     "unreadable": "an entry was set aside, and is whole in `detail`: what it charged is not in the ledger",
     "arithmetic": "an entry's balance does not follow from the one before it: run `quotagate reconcile`, then "
     "`quotagate ledger verify`",

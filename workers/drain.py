@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import structlog
 from sqlalchemy import Connection, Engine
 
-from ledger import chain, entries, reconciliations, shards
+from ledger import chain, entries, holds, reconciliations, shards
 from ledger.staging import stage, unstage
 from ledger.store import ALL_TENANTS, transaction
 from quota.errors import Unsafe
@@ -161,13 +162,17 @@ class Drain:
         share = max(1, most // len(offsets))
         for shard, offset in offsets.items():
             last, old = offset, []
+            aside: set[str] | None = None  # asked for only where something lies at places that were passed
             # From its beginning: normally that is the first entry which the ledger has not got.
             for entry_id, fields in self._items(shard, BEGINNING, share):
                 place = found.looked_at[shard] = Place.parsed(entry_id.decode())
                 try:
                     entry = parsed_entry(shard, entry_id, fields)
                 except ValueError as error:
-                    self._set_aside(connection, shard, entry_id, fields, str(error))
+                    if place <= offset and aside is None:
+                        aside = reconciliations.set_aside(connection, shard)
+                    if str(place) not in (aside or ()):
+                        self._set_aside(connection, shard, entry_id, fields, str(error))
                     last = max(last, place)
                     continue
                 if place <= offset:
@@ -178,7 +183,7 @@ class Drain:
                 found.batch.append(entry)
                 last = place
             if old:
-                aside = reconciliations.set_aside(connection, shard)
+                aside = reconciliations.set_aside(connection, shard) if aside is None else aside
                 found.forked += [each for each in entries.unknown(connection, old) if str(each.place) not in aside]
             if last != offset:
                 found.through[shard] = last
@@ -201,6 +206,11 @@ class Drain:
         stage(connection, forked)
         entries.book(connection, forked, self._key_retention_s)
         unstage(connection)
+        for hold in holds.passed_over(connection, forked):
+            # Its id names another hold, and only one of two can be settled by it.
+            detail = {"hold": str(hold.place), "amount": hold.amount, **msgspec.to_builtins(hold.account)}
+            log.error("a reservation was lost: Redis had given its place to another", shard=hold.shard, **detail)
+            reconciliations.add_incidents(connection, hold.shard, "lost_hold", [detail])
         for shard in sorted({entry.shard for entry in forked}):
             instants = [
                 (entry.place.epoch, entry.place.n, entry.occurred_at_ms * 1000)

@@ -9,7 +9,7 @@ from ledger import shards
 from quota import keys
 from quota.journal import Place
 from tests.conftest import Database
-from tests.integration.pipeline import Pipeline
+from tests.integration.pipeline import Crashed, Pipeline, crash
 
 
 @pytest.fixture
@@ -50,3 +50,32 @@ def test_drained_again_they_count_once(pipeline: Pipeline, monkeypatch: pytest.M
     monkeypatch.undo()
     pipeline.drained()
     assert (pipeline.balances(), pipeline.connection.xlen(keys.journal(3))) == ({("m", "month"): 13}, 0)
+
+
+def test_a_hold_at_the_place_of_another_is_told_because_its_id_names_that_one(pipeline: Pipeline) -> None:
+    shard = pipeline.shard.open(limit=None)
+    shard.consume(shard.step(1))
+    kept = {name: pipeline.connection.dump(name) for name in pipeline.connection.scan_iter()}
+    assert shard.hold(5) == "1-1"
+    pipeline.drained()
+    for name, value in kept.items():
+        pipeline.connection.restore(name, 0, value, replace=True)
+    assert shard.hold(7) == "1-1"
+    pipeline.drained()
+    assert pipeline.rows("SELECT amount FROM holds") == [(5,)]
+    (told,) = [detail for _, kind, detail in pipeline.incidents() if kind == "lost_hold"]
+    assert told == {"hold": "1-1", "amount": 7, "tenant": "t", "subject": "u", "metric": "m"}
+
+
+def test_a_poison_entry_is_told_once_though_the_drain_is_killed_again_and_again(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline.shard.open(limit=None)
+    pipeline.put("nonsense")
+    for _ in range(3):
+        with monkeypatch.context() as killing:
+            killing.setattr(pipeline.journal, "trim", crash)
+            with pytest.raises(Crashed):
+                pipeline.drained()
+    pipeline.drained()
+    assert [kind for _, kind, _ in pipeline.incidents()] == ["unreadable"]
