@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, text
 
+from ledger.instants import from_timestamp
+from quota.periods import to_rfc3339
 from quota.redis_clock import BACK_BY_MS
 
 SEEN_WITHIN_S = 10
@@ -43,6 +46,37 @@ class Kind:
     incidents: int
     newest_at: datetime
     newest_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """One of them, with all that is known."""
+
+    id: int
+    found_at_ms: int
+    shard: int
+    kind: str
+    detail: dict[str, Any]
+
+    def to_document(self) -> dict[str, Any]:
+        """Its JSON form."""
+        at = to_rfc3339(self.found_at_ms)
+        return {"id": self.id, "found_at": at, "kind": self.kind, "shard": self.shard, "detail": self.detail}
+
+
+_listed = text(
+    """
+    SELECT id, found_at, shard, kind, detail FROM incidents
+    WHERE found_at > now() - make_interval(hours => :hours) AND (CAST(:kind AS text) IS NULL OR kind = :kind)
+    ORDER BY found_at DESC, id DESC LIMIT :most
+    """
+)
+
+
+def listed(connection: Connection, hours: int, kind: str | None, most: int) -> list[Incident]:
+    """The newest of the last hours, of one kind or all; the newest comes last."""
+    rows = connection.execute(_listed, {"hours": hours, "kind": kind, "most": most}).all()
+    return [Incident(row.id, from_timestamp(row.found_at), row.shard, row.kind, row.detail) for row in reversed(rows)]
 
 
 _since = text(

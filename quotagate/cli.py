@@ -100,6 +100,24 @@ def doctor(data: Path, incidents_h: int, as_json: bool) -> None:
 
 @main.command()
 @data_option
+@click.option("--hours", type=click.IntRange(1, 87_600), default=24, show_default=True, help="How far back.")
+@click.option("--kind", help="Only of this kind: lost, rewound, lost_entries, gap, fork, seal, clock …")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="The newest so many.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON documents, one a line.")
+@plainly
+def incidents(data: Path, hours: int, kind: str | None, limit: int, as_json: bool) -> None:
+    """Tell what ought not to have been: what was lost, whose, how much, from when to when; and what to do.
+
+    Exit status: 0 there was nothing, 1 there was something, 2 it could not be looked at.
+    """
+    from quotagate.incidents import run_incidents
+
+    found = run_incidents(os.environ, data, hours=hours, kind=kind, limit=limit, as_json=as_json)
+    sys.exit(EXIT_FOUND if found else 0)
+
+
+@main.command()
+@data_option
 @click.option("--no-correct", "corrections", flag_value="none", help="Tell what differs and change nothing.")
 @click.option("--correct-all", "corrections", flag_value="all", help="Correct everything, however much it is.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

@@ -29,6 +29,8 @@ def run_rebuild(
     from workers.rebuild import Scope
 
     held = open_context(settings)
+    if shard is not None and shard >= held.rebuild.shard_count:
+        raise InvalidRequest(f"there is no shard {shard}: this store has {held.rebuild.shard_count}, counted from 0")
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,} accounts"))
     with Progress(*columns, console=Console(stderr=True), disable=as_json or not sys.stderr.isatty()) as progress:
         task = progress.add_task("looking at", total=None)

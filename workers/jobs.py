@@ -3,15 +3,35 @@
 RQ only triggers. What is left to do stands in the journal and in the ledger.
 """
 
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
 import structlog
 from redis.exceptions import RedisError
 
-from quota.errors import LedgerUnavailable, Unsafe
+from quota.errors import CountersUnavailable, LedgerUnavailable, Unsafe
 from workers import metrics, queues
 from workers.context import context
 from workers.drain import Drained
 
+P = ParamSpec("P")
+T = TypeVar("T")
 log = structlog.get_logger()
+
+
+def patient(job: Callable[P, T]) -> Callable[P, T | None]:
+    """What finds a store away waits for its next run, with a line in the log where RQ would write a traceback."""
+
+    @wraps(job)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T | None:
+        try:
+            return job(*args, **kwargs)
+        except (LedgerUnavailable, CountersUnavailable, RedisError) as error:
+            log.warning("a job waits for its stores", job=job.__name__, reason=str(error).splitlines()[0])
+            return None
+
+    return run
 
 
 def drain() -> int:
@@ -33,6 +53,7 @@ def watchdog() -> None:
     queues.ensure_drain(context().broker)
 
 
+@patient
 def reconcile() -> dict[str, int]:
     """Compares every counter with the ledger, and corrects what differs."""
     run = context().reconcile.run_once()
@@ -45,11 +66,13 @@ def reconcile() -> dict[str, int]:
     return {"run_id": run.run_id, "accounts": run.accounts, "drifted": run.drifted, "corrected": run.corrected}
 
 
+@patient
 def link_entries() -> int:
     """Links new entries into the chains that show whether the past was changed."""
     return context().linking.run_once()
 
 
+@patient
 def reset() -> dict[str, int]:
     """Does what is due at the end of periods."""
     held = context()
@@ -61,27 +84,32 @@ def reset() -> dict[str, int]:
     return done.to_document()
 
 
+@patient
 def rebuild() -> int:
     """Brings in again what Redis has lost, in the shards that began an epoch because of it."""
     return context().rebuild.run_once().accounts
 
 
+@patient
 def take_up() -> int:
     """Goes on with what people asked for."""
     held = context()
     return held.taking_up.run_once(stopping=held.stopping.is_set)
 
 
+@patient
 def announce() -> int:
     """Tells Redis of changes that the gateway which made them did not live to tell."""
     return context().announcer.run_once()
 
 
+@patient
 def forget() -> int:
     """Forgets idempotency keys that are past their time, and outages and reconciliations of long ago."""
     return context().forget()
 
 
+@patient
 def count_what_is_left() -> None:
     """Tells Prometheus what is still to be done, and what ought not to be."""
     held = context()
@@ -94,6 +122,7 @@ def count_what_is_left() -> None:
     metrics.unsealed_periods.set(unsealed)
 
 
+@patient
 def make_partitions() -> int:
     """Makes the coming months' partitions."""
     return context().make_partitions()

@@ -56,9 +56,13 @@ class Rebuild:
         self._bulk = self._bringing_in.bulk
         self._engine = engine
 
+    @property
+    def shard_count(self) -> int:
+        return self._bringing_in.shard_count
+
     def run_once(self) -> Rebuilt:
         """Brings in what is missing in every shard that began an epoch and was not gone through since."""
-        heads = self._bulk.heads(range(self._bringing_in.shard_count))
+        heads = self._bulk.heads(range(self.shard_count))
         begun = {shard: head for shard, head in heads.items() if head.epoch and head.rebuilt != head.epoch}
         if not begun:
             return Rebuilt()

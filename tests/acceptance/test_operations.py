@@ -443,3 +443,17 @@ def test_the_service_answers_as_the_openapi_document_says(document: dict[str, An
     ]
     answers += [(path, client.get(path)) for path in ("/v1/catalog", "/v1/plans", *sorted(PUBLIC))]
     assert [mismatch for path, answer in answers for mismatch in _mismatches(document, path, answer)] == []
+
+
+def test_incidents_are_told_in_words_and_what_to_do(system: System) -> None:
+    detail = {"epoch": 1, "units": 1200, "accounts": [{"tenant": "t", "subject": "u_1", "metric": "m", "units": 1200}]}
+    system.sql("INSERT INTO incidents (shard, kind, detail) VALUES (5, 'lost_entries', %s::jsonb)", json.dumps(detail))
+    words = ("incidents", "--kind", "lost_entries", "--data", str(system.data))
+    told = system.command(*words, check=False)
+    assert told.returncode == 1
+    assert "lost_entries  shard 5: epoch 1, units 1,200" in told.stdout
+    assert "    t u_1 m: 1,200 units" in told.stdout and "give or charge it by hand" in told.stdout
+    (document,) = map(json.loads, system.command(*words, "--json", check=False).stdout.splitlines())
+    assert (document["kind"], document["shard"], document["detail"]) == ("lost_entries", 5, detail)
+    system.sql("DELETE FROM incidents WHERE kind = 'lost_entries'")
+    assert system.command(*words).stdout == "No incidents in the last 24 hours.\n"
