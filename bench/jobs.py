@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 from bench.stores import Measured, Stores, Worked, measured, quieten
 from ledger.replay_verification import step
 from ledger.store import connect
+from quota.collector import spare_the_collector
 from quota.journal import Journal
 from workers.drain import Drain
 from workers.linking import Linking
@@ -63,6 +64,7 @@ def _work(job: Job, redis_url: str, application_url: str) -> Worked:
         rested_s += time.monotonic() - began
 
     work = job(Journal(connection), engine)
+    spare_the_collector()  # as a worker does (workers/main.py)
     with patch("workers.reset.time.sleep", rest):
         began, cpu_began = time.perf_counter(), time.process_time()
         count = work()
