@@ -53,7 +53,7 @@ class AccountName(NamedTuple):
 def account_of(key: str) -> tuple[int, AccountName]:
     """Shard and account of an account's key: the way back from `AccountName.key`."""
     _, tag, _, *words = key.split(":")
-    tenant, subject, metric = (word.replace("%3A", ":") for word in words)
+    tenant, subject, metric = [word.replace("%3A", ":") for word in words] if "%" in key else words
     return int(tag.strip("{}")), AccountName(tenant, subject, metric)
 
 
