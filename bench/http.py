@@ -6,10 +6,7 @@ The figure to trust is the gateway's CPU a request: on a machine that is busy el
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -17,18 +14,16 @@ from urllib.parse import urlsplit
 
 import msgspec
 import psutil
-from redis import Redis
 
 from bench.client import Outcome, Plan
+from bench.lag import lags_s
 from bench.redis_load import work
 from bench.scripts import LIMIT, METRIC, SUBJECTS, subject
-from quota import keys
 from quota.journal import Journal, Place
 from quota.settings import Settings
 from tests.system import ROOT, System
 
 CONNECTIONS = 64
-LAG_SAMPLE_EVERY_S = 0.1
 CLIENT_TIMEOUT_S = 120
 BEGINNING = Place(0, 0)
 SHARDS = Settings().shards
@@ -111,11 +106,11 @@ class Bench:
 
     def run(self, kind: Kind, seconds: float, rate: float | None = None) -> Run:
         before, cpu_before = work(self._redis), _cpu_s(self._gateway)
-        with self._lags() as lags:
+        with lags_s(self._system.urls["database"]) as lags:
             outcome = self._client(kind, seconds=seconds, connections=CONNECTIONS, rate=rate)
-        done, cpu_s = work(self._redis) - before, _cpu_s(self._gateway) - cpu_before
-        left = self._journal.waiting(dict.fromkeys(range(SHARDS), BEGINNING))
-        self._system.drained(60)
+            done, cpu_s = work(self._redis) - before, _cpu_s(self._gateway) - cpu_before
+            left = self._journal.waiting(dict.fromkeys(range(SHARDS), BEGINNING))
+            self._system.drained(60)
         a_request = 1e6 / outcome.requests
         return Run(
             outcome,
@@ -162,36 +157,6 @@ class Bench:
         )
         assert done.returncode == 0, done.stderr.decode()
         return msgspec.json.decode(done.stdout, type=Outcome)
-
-    @contextmanager
-    def _lags(self) -> Iterator[list[float]]:
-        """The age of the oldest entry in any journal, sampled while the block runs, in seconds."""
-        found: list[float] = []
-        stop = threading.Event()
-
-        def sample() -> None:
-            with Redis.from_url(self._system.urls["redis"]) as connection:
-                while not stop.wait(LAG_SAMPLE_EVERY_S):
-                    found.append(_oldest_age_s(connection))
-
-        thread = threading.Thread(target=sample)
-        thread.start()
-        try:
-            yield found
-        finally:
-            stop.set()
-            thread.join()
-
-
-def _oldest_age_s(connection: "Redis") -> float:
-    pipeline = connection.pipeline(transaction=False)
-    for shard in range(SHARDS):
-        pipeline.xrange(keys.journal(shard), count=1)
-    pipeline.time()
-    *heads, (seconds, microseconds) = pipeline.execute()
-    now_ms = int(seconds) * 1000 + int(microseconds) // 1000
-    instants = [int(items[0][1][b"line"].split(b" ")[1]) for items in heads if items]
-    return (now_ms - min(instants, default=now_ms)) / 1000
 
 
 def _one_gateway(system: System) -> psutil.Process:

@@ -15,20 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from sqlalchemy import make_url
 
+from bench.stores import SHARDS, postgres
 from ledger.replay_verification import step
 from ledger.store import connect
-from quotagate.data_folder import free_port
-from quotagate.embedded import EmbeddedPostgres
-from quotagate.parts import migrate
 from quotagate.supervisor import Supervisor
 
-SHARDS = 64
 DAYS = 20
 """Of history: it lies in this month's partition, the last one's, or both."""
 GRANTED_EVERY, CAPPED_EVERY = 10, 5
-READY_AFTER_S = 30.0
 
 COLUMNS = (
     "shard, epoch, n, occurred_at, tenant, subject, metric, kind, amount, change, used_after, plan, period_kind, "
@@ -66,17 +61,12 @@ FROM (SELECT shard, max(n) AS n FROM entries GROUP BY shard) AS reached WHERE re
 @contextmanager
 def ledger() -> Iterator[tuple[str, str]]:
     """An empty ledger of its own: the owner's URL and the application's."""
-    with tempfile.TemporaryDirectory() as folder, Supervisor() as supervisor:
-        cluster = EmbeddedPostgres.prepare(Path(folder) / "postgres", Path(folder) / "postgres.log")
-        port = free_port()
-        supervisor.start(cluster.part(port))
-        owner_url = cluster.owner_url(port)
-        plain = owner_url.replace("+psycopg", "", 1)
-        supervisor.wait_until("postgres", lambda: psycopg.connect(plain).close(), READY_AFTER_S)
-        url = make_url(owner_url).set(username="application", password="measured")
-        application_url = url.render_as_string(hide_password=False)
-        migrate(owner_url, application_url, SHARDS)
-        yield plain, application_url
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Supervisor() as supervisor,
+        postgres(supervisor, Path(folder)) as urls,
+    ):
+        yield urls
 
 
 def fill(owner_url: str, entries: int, accounts: int) -> None:
@@ -111,7 +101,7 @@ def rows(entries: int, accounts: int) -> Iterator[tuple[Any, ...]]:
 
 
 def verify(application_url: str) -> tuple[float, dict[str, Any], int]:
-    """Seconds, the result, and in how many steps."""
+    """Seconds, the result, and in how many steps. Nothing is linked here: what chains cost, `make bench` says."""
     engine, cursor, steps = connect(application_url, pool_size=1), None, 0
     began = time.monotonic()
     while True:

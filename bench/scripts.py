@@ -198,7 +198,7 @@ def _forget(connection: "Redis") -> None:
     pipeline.execute()
 
 
-def _spread(values: Sequence[float]) -> float:
+def spread(values: Sequence[float]) -> float:
     ordered = sorted(values)
     return (ordered[len(ordered) * 3 // 4] - ordered[len(ordered) // 4]) / 2 / median(ordered)
 
@@ -237,7 +237,7 @@ def measure(rounds: int, checks: int) -> list[Cost]:
             median(script_us[name]),
             ratio(cpu_us, name),
             ratio(script_us, name),
-            _spread(cpu_us[name]),
+            spread(cpu_us[name]),
         )
         for name in cpu_us
     ]

@@ -1,7 +1,6 @@
 """The gateway process: opens the stores, then serves until it is told to stop."""
 
 import asyncio
-import gc
 import socket
 
 import structlog
@@ -9,6 +8,7 @@ import uvicorn
 
 from gateway.app import Gateway, build
 from gateway.wire import Protocol
+from quota.collector import spare_the_collector
 from quota.settings import Settings
 
 STOP_AFTER_S = 10
@@ -42,11 +42,7 @@ async def _serve(settings: Settings, config: uvicorn.Config, listener: socket.so
         await gateway.close()
         raise
     config.app = build(gateway, parts)
-    # What was made so far lives as long as the process: the collector need not look at it again and again, and rarely
-    # at the rest, which is freed by counting. Its pauses were the 99th percentile.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    spare_the_collector()
     host, port = listener.getsockname()[:2]
     log.info("gateway listens", host=host, port=port)
     await uvicorn.Server(config).serve(sockets=[listener])

@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import Connection, func, null, text
 from sqlalchemy.dialects.postgresql import insert
 
+from ledger.accounts import array_text
 from ledger.announcements import announce
 from ledger.instants import from_timestamp, to_timestamp
 from ledger.tables import subscriptions
@@ -28,10 +29,9 @@ _of_subjects_locked = text(_of_subjects.text + "FOR UPDATE OF s")
 
 def of_subjects(connection: Connection, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Subscription]:
     """The subscriptions of (tenant, subject) pairs; a subject without one is left out."""
-    rows = connection.execute(
-        _of_subjects, {"tenants": [tenant for tenant, _ in wanted], "subjects": [subject for _, subject in wanted]}
-    )
-    return {(row.tenant, row.subject): _subscription(row) for row in rows.all()}
+    tenants, subjects = array_text([tenant for tenant, _ in wanted]), array_text([subject for _, subject in wanted])
+    rows = connection.execute(_of_subjects, {"tenants": tenants, "subjects": subjects})
+    return {(row.tenant, row.subject): _subscription(row) for row in rows}
 
 
 def _subscription(row: Any) -> Subscription:

@@ -76,10 +76,19 @@ class Bulk:
 
     def epochs_of(self, account_keys: Sequence[str]) -> list[int]:
         """The epoch that each account was brought in, 0 for one that is not there, or that nobody can read."""
-        pipeline = self._connection.pipeline(transaction=False)
+        by_tag: dict[str, list[str]] = {}
         for key in account_keys:
+            by_tag.setdefault(keys.tag_of(key), []).append(key)
+        # After a loss none of a shard's accounts is there, and one question for all of them is enough to know it.
+        pipeline = self._connection.pipeline(transaction=False)
+        for some in by_tag.values():
+            pipeline.exists(*some)
+        there = [key for some, count in zip(by_tag.values(), pipeline.execute(), strict=True) if count for key in some]
+        pipeline = self._connection.pipeline(transaction=False)
+        for key in there:
             pipeline.hget(key, "rule")
-        return [_epoch_in(rule) for rule in pipeline.execute(raise_on_error=False)]
+        rules = dict(zip(there, pipeline.execute(raise_on_error=False), strict=True))
+        return [_epoch_in(rules.get(key)) for key in account_keys]
 
     def running(self, account_keys: Sequence[str]) -> list[Running | None]:
         """The accounts of these keys; None of one that is not there, or that nobody can read."""

@@ -4,8 +4,8 @@ All keys of one subject, and of every subject that shares the part before the fi
 call may touch all of them, on Redis Cluster too.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 from zlib import crc32
 
 ACCOUNT_PATTERN = "qg:{*}:a:*"
@@ -37,9 +37,9 @@ def catalog_field(tenant: str) -> str:
     return f"catalog:{tenant}"
 
 
-@dataclass(frozen=True, slots=True)
-class AccountName:
-    """One subject's one metric: the unit of counting."""
+class AccountName(NamedTuple):
+    """One subject's one metric: the unit of counting. A tuple, because whoever does something for all accounts looks up
+    each by its name a dozen times."""
 
     tenant: str
     subject: str
@@ -53,8 +53,13 @@ class AccountName:
 def account_of(key: str) -> tuple[int, AccountName]:
     """Shard and account of an account's key: the way back from `AccountName.key`."""
     _, tag, _, *words = key.split(":")
-    tenant, subject, metric = (word.replace("%3A", ":") for word in words)
+    tenant, subject, metric = [word.replace("%3A", ":") for word in words] if "%" in key else words
     return int(tag.strip("{}")), AccountName(tenant, subject, metric)
+
+
+def tag_of(key: str) -> str:
+    """A key's hash tag: keys that share it may be named in one call."""
+    return key[: key.index("}") + 1]
 
 
 def metric_of(key: str) -> str:

@@ -50,10 +50,12 @@ def stores(environment: Mapping[str, str], data: Path, *required: str) -> Settin
 def run_reconcile(environment: Mapping[str, str], data: Path, *, corrections: str, as_json: bool) -> int:
     """Reconciles once, with `none`, `guarded` or `all` corrections; how many accounts drifted or were missing."""
     settings = stores(environment, data, "redis_url", "database_url")
+    from quota.collector import spare_the_collector
     from workers.context import open_context
     from workers.reconcile import WHAT_TO_DO, Corrections
 
     held = open_context(settings)
+    spare_the_collector()
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,} accounts"))
     with Progress(*columns, console=Console(stderr=True), disable=as_json or not sys.stderr.isatty()) as progress:
         task = progress.add_task("comparing", total=None)

@@ -25,12 +25,14 @@ def run_rebuild(
     if subject is not None and tenant is None:
         raise InvalidRequest("a subject is one of a tenant: say of which with --tenant")
     settings = stores(environment, data, "redis_url", "database_url")
+    from quota.collector import spare_the_collector
     from workers.context import open_context
     from workers.rebuild import Scope
 
     held = open_context(settings)
     if shard is not None and shard >= held.rebuild.shard_count:
         raise InvalidRequest(f"there is no shard {shard}: this store has {held.rebuild.shard_count}, counted from 0")
+    spare_the_collector()
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,} accounts"))
     with Progress(*columns, console=Console(stderr=True), disable=as_json or not sys.stderr.isatty()) as progress:
         task = progress.add_task("looking at", total=None)

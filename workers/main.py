@@ -6,6 +6,7 @@ import structlog
 from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
+from quota.collector import spare_the_collector
 from quota.settings import Settings
 from workers import queues
 from workers.context import Context, install, open_context
@@ -30,6 +31,7 @@ def run(settings: Settings, role: str) -> None:
     """Serves one role's queues until SIGTERM or SIGINT. Unsafe, LedgerUnavailable at start."""
     held = open_context(settings)
     install(held)
+    spare_the_collector()
     if role == "drain":
         queues.ensure_drain(held.broker)
     worker = Worker(

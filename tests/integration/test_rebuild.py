@@ -151,6 +151,17 @@ def test_heads_and_accounts_that_are_not_there_have_no_epoch(connection: "redis.
     assert bulk.epochs_of(["qg:{1}:a:t:u:m"]) == [0]
 
 
+def test_of_a_shard_that_has_some_of_its_accounts_the_missing_one_alone_is_brought_in(pipeline: Pipeline) -> None:
+    before, held = lost(pipeline), Rebuild(pipeline.connection, pipeline.engine)
+    held.run_once()
+    name = next(each for each in map(account, range(ACCOUNTS)) if shard_of(each) == shard_of(account(1)))
+    others = [key for key in before if keys.tag_of(key) == keys.tag_of(name.key(shard_of(name)))]
+    assert len(others) > 1, "the shard has more accounts than that one"
+    pipeline.connection.delete(name.key(shard_of(name)))
+    done = held.run(Scope())
+    assert (done.accounts, done.outcomes, used(pipeline)) == (ACCOUNTS, {"provisioned": 1}, before)
+
+
 def test_what_is_drained_while_an_account_is_brought_in_is_not_missed(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
