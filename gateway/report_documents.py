@@ -88,7 +88,7 @@ def seal_document(sealed: SealedPeriod) -> dict[str, Any]:
         "period": _period(row),
         "closed_at": to_rfc3339(from_timestamp(row.closed_at)),
         "sealed_at": to_rfc3339(from_timestamp(row.sealed_at)),
-        "entry": entry_id(row.shard, row.epoch, row.n) if row.epoch else None,
+        "entry": entry_id(row.shard, row.epoch, row.n) if row.entries else None,
         "used": row.used,
         "stated": row.stated,
         "entries": row.entries,

@@ -44,8 +44,3 @@ def ensure(connection: Connection, tenant: str, key_id: str, digest: bytes, scop
         .values(id=key_id, tenant=tenant, digest=digest, scopes=list(scopes), created_at=func.now())
         .on_conflict_do_nothing()
     )
-
-
-def is_tenant(connection: Connection, tenant: str) -> bool:
-    """Whether it was ever made."""
-    return connection.execute(select(tenants.c.tenant).where(tenants.c.tenant == tenant)).one_or_none() is not None

@@ -168,7 +168,7 @@ def archived_through_ms(connection: Connection) -> int:
 def refuse_archived(connection: Connection, since_ms: int, what: str, margin_ms: int = 0) -> None:
     """InvalidRequest if what begins at an instant would have to read entries that are in an archive."""
     through_ms = archived_through_ms(connection)
-    if since_ms < through_ms + (margin_ms if through_ms else 0):
+    if through_ms and since_ms < through_ms + margin_ms:
         raise InvalidRequest(
             f"{what} needs entries from before {to_rfc3339(through_ms + margin_ms)}, and those from before "
             f"{to_rfc3339(through_ms)} were archived: name their folder with `quotagate ledger … --archive DIR`"

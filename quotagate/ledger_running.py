@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from sqlalchemy import Engine
 
-from ledger import api_keys, archive_reading, jobs, replay_balances, schema
+from ledger import archive_reading, jobs, replay_balances, schema
 from ledger.chain_verification import Head
 from ledger.jobs import Job
 from ledger.replay_jobs import STEPPING
@@ -109,9 +109,6 @@ def _steps(
 
 def _begun(engine: Engine, name: str, asked: dict[str, Any], resume: str | None) -> Job:
     with transaction(engine, ALL_TENANTS) as connection:
-        tenant = asked.get("tenant")
-        if tenant is not None and not api_keys.is_tenant(connection, tenant):
-            raise InvalidRequest(f"there is no tenant {tenant}")
         if resume is None:
             # In one transaction, so that no worker sees it wait.
             resume = jobs.add(connection, ALL_TENANTS, name, asked, "cli").id

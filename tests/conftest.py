@@ -11,6 +11,7 @@ import httpx
 import psycopg
 import pytest
 import redis
+import structlog
 
 from quota.catalog import parse_toml, to_document
 from quotagate.data_folder import remembered_port
@@ -29,6 +30,16 @@ class Stores:
 
     redis_url: str
     owner_url: str
+
+
+@pytest.fixture(autouse=True)
+def logs_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What configures logs in a test, as a command does, does so for that test alone."""
+    configure = structlog.configure
+    uncached = {"cache_logger_on_first_use": False}
+    monkeypatch.setattr(structlog, "configure", lambda **words: configure(**words | uncached))
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 import structlog
 from sqlalchemy import Connection, Engine
 
@@ -208,7 +207,7 @@ class Drain:
         unstage(connection)
         for hold in holds.passed_over(connection, forked):
             # Its id names another hold, and only one of two can be settled by it.
-            detail = {"hold": str(hold.place), "amount": hold.amount, **msgspec.to_builtins(hold.account)}
+            detail = {"hold": str(hold.place), "amount": hold.amount, **hold.account._asdict()}
             log.error("a reservation was lost: Redis had given its place to another", shard=hold.shard, **detail)
             reconciliations.add_incidents(connection, hold.shard, "lost_hold", [detail])
         for shard in sorted({entry.shard for entry in forked}):
