@@ -115,6 +115,14 @@ def running(
     return [AccountName(*names) for names in connection.execute(_pages, wanted)]
 
 
+_estimated = text("SELECT greatest(reltuples, 0) FROM pg_class WHERE oid = to_regclass('balances')")
+
+
+def estimated(connection: Connection) -> int:
+    """About how many balances there are, as of the last look of Postgres at its table."""
+    return int(connection.execute(_estimated).scalar_one())
+
+
 # Redis was lost after the period's end and before anybody rolled it. Its balance is still to be sealed.
 _unsealed = text(
     """

@@ -2,14 +2,16 @@
 
 from typing import Any
 
-from ledger.replay import Step
+from ledger.replay import Step, share
+from quota.keys import AccountName
 from workers.drain import Drain
-from workers.rebuild import Rebuild, Scope
+from workers.rebuild import BEFORE_ALL, Rebuild, Scope
 from workers.reconcile import Reconcile
 from workers.reset import Reset
 from workers.taking_up import Stepping
 
 MAX_RESET_PASSES = 1_000
+REBUILT_PAGES = 50
 MAX_DRAINED_ENTRIES = 1_000_000
 """Of one asked-for drain: under full load there is always something more."""
 
@@ -29,9 +31,22 @@ def stepping(drain: Drain, reconcile: Reconcile, rebuild: Rebuild, reset: Reset)
     def reconcile_step(_arguments: dict[str, Any], _cursor: dict[str, Any] | None) -> Step:
         return Step({}, 1.0, [], reconcile.run_once().to_document())
 
-    def rebuild_step(arguments: dict[str, Any], _cursor: dict[str, Any] | None) -> Step:
-        done = rebuild.run(Scope(arguments.get("tenant"), arguments.get("subject")))
-        return Step({}, 1.0, [], {"accounts": done.accounts, "complete": done.is_complete, **dict(done.outcomes)})
+    def rebuild_step(arguments: dict[str, Any], cursor: dict[str, Any] | None) -> Step:
+        before: dict[str, Any] = cursor or {
+            "accounts": 0,
+            "outcomes": {},
+            "after": BEFORE_ALL,
+            "estimated": rebuild.estimated_accounts(),
+        }
+        scope = Scope(arguments.get("tenant"), arguments.get("subject"))
+        done = rebuild.run(scope, after=AccountName(*before["after"]), most_pages=REBUILT_PAGES)
+        done.accounts += before["accounts"]
+        done.outcomes.update(before["outcomes"])
+        outcomes = dict(done.outcomes)
+        if done.after is None:
+            return Step({}, 1.0, [], {"accounts": done.accounts, "complete": done.is_complete, **outcomes})
+        progress = share(done.accounts, before["estimated"])
+        return Step(before | {"accounts": done.accounts, "outcomes": outcomes, "after": done.after}, progress)
 
     def reset_step(_arguments: dict[str, Any], cursor: dict[str, Any] | None) -> Step:
         before = cursor or {"passes": 0}

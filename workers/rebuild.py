@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 
 import structlog
 from redis import Redis
@@ -22,6 +23,7 @@ from workers.bringing_in import BringingIn
 
 PAGE_ACCOUNTS = 1_000
 PAGES_AT_ONCE = 2
+BEFORE_ALL = AccountName("", "", "")
 
 log = structlog.get_logger()
 
@@ -42,6 +44,8 @@ class Rebuilt:
 
     accounts: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
+    after: AccountName | None = None
+    """Where to go on; None at the end."""
 
     @property
     def is_complete(self) -> bool:
@@ -72,8 +76,16 @@ class Rebuild:
             log.info("the shards that began an epoch were rebuilt", shards=len(begun), accounts=done.accounts)
         return done
 
-    def run(self, scope: Scope, progress: Callable[[int], None] = lambda _: None) -> Rebuilt:
-        """Goes through the accounts that the ledger has running balances of. `progress` hears how many so far."""
+    def run(
+        self,
+        scope: Scope,
+        progress: Callable[[int], None] = lambda _: None,
+        *,
+        after: AccountName = BEFORE_ALL,
+        most_pages: int | None = None,
+    ) -> Rebuilt:
+        """Goes through the accounts that the ledger has running balances of, or through some pages of them. `progress`
+        hears how many so far."""
         done = Rebuilt()
         under_way: deque[tuple[int, Future[dict[AccountName, str]]]] = deque()
 
@@ -85,7 +97,8 @@ class Rebuild:
 
         # While the stores work for one page, this process works for another.
         with ThreadPoolExecutor(PAGES_AT_ONCE) as threads:
-            for page in self._pages(scope):
+            for page in islice(self._pages(scope, after), most_pages):
+                done.after = page[-1] if len(page) == PAGE_ACCOUNTS else None
                 under_way.append((len(page), threads.submit(self._bringing_in.bring_in, page, only_missing=True)))
                 if len(under_way) > PAGES_AT_ONCE:
                     finish_one()
@@ -93,8 +106,12 @@ class Rebuild:
                 finish_one()
         return done
 
-    def _pages(self, scope: Scope) -> Iterator[list[AccountName]]:
-        after = AccountName("", "", "")
+    def estimated_accounts(self) -> int:
+        """About how many there are, to say how far it is."""
+        with transaction(self._engine, ALL_TENANTS) as connection:
+            return accounts.estimated(connection)
+
+    def _pages(self, scope: Scope, after: AccountName) -> Iterator[list[AccountName]]:
         while True:
             with transaction(self._engine, scope.tenant or ALL_TENANTS) as connection:
                 led_by_index(connection)

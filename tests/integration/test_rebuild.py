@@ -1,5 +1,6 @@
 """What Redis has lost is brought in again from the ledger, for all accounts, while others do the same."""
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,7 +18,7 @@ from quota.protocol import Charge
 from tests.conftest import SHARDS, Database
 from tests.integration.pipeline import Pipeline
 from tests.integration.shard import Shard
-from workers import bringing_in, rebuild
+from workers import asked_jobs, bringing_in, rebuild
 from workers.rebuild import Rebuild, Rebuilt, Scope
 
 CATALOG = """
@@ -192,3 +193,23 @@ def test_what_is_drained_while_an_account_is_brought_in_is_not_missed(
     assert used(pipeline) == {charge.account_key: 14}
     (reply,) = shard.consume(shard.step(0, charges=(charge,)))
     assert (reply.outcome.value, reply.accounts[0].used) == ("allowed", 21)
+
+
+def test_a_rebuild_that_was_asked_for_goes_on_page_by_page_and_says_how_far_it_is(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuild, "PAGE_ACCOUNTS", 7)
+    monkeypatch.setattr(asked_jobs, "REBUILT_PAGES", 2)
+    before, held = lost(pipeline), Rebuild(pipeline.connection, pipeline.engine)
+    monkeypatch.setattr(held, "estimated_accounts", lambda: ACCOUNTS)
+    step = asked_jobs.stepping(None, None, held, None)["rebuild"]  # type: ignore[arg-type]
+    taken, cursor, told = 0, None, []
+    while taken < 10:
+        done = step({}, cursor)
+        taken, cursor = taken + 1, json.loads(json.dumps(done.cursor))
+        told.append(done.progress)
+        if done.result is not None:
+            break
+    assert (taken, done.result) == (3, {"accounts": ACCOUNTS, "complete": True, "provisioned": ACCOUNTS})
+    assert told == sorted(told) and 0 < told[0] < 1 and told[-1] == 1
+    assert used(pipeline) == before
