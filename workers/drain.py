@@ -6,7 +6,7 @@ a time the only one for that shard, and is taken before the journal is read.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,14 +17,12 @@ from ledger import chain, entries, holds, reconciliations, shards
 from ledger.staging import stage, unstage
 from ledger.store import ALL_TENANTS, transaction
 from quota.errors import Unsafe
-from quota.journal import Entry, Journal, Place, parsed_entry
+from quota.journal import Entry, Journal, Place
+from workers.reading_ahead import BEGINNING, ReadingAhead, lines_after
 
 MAX_BATCH_ENTRIES = 20_000
 """Entries in one transaction: beyond this a larger COPY is no faster, and a lost one costs more to repeat."""
-READ_ENTRIES = 500
-"""Entries in one read: Redis serves nobody else meanwhile."""
 MAX_SINGLE_ENTRIES = 1_000
-BEGINNING = Place(0, 0)
 TIDY_EVERY_S = 1.0
 WAIT_MS = 250
 """How long one blocking read may hold on, so that a stop is heard soon."""
@@ -63,6 +61,7 @@ class Drain:
         self._journal = journal
         self._engine = engine
         self._key_retention_s = key_retention_s
+        self._ahead = ReadingAhead(journal)
         with transaction(engine, ALL_TENANTS) as connection:
             self._offsets = shards.offsets(connection)
             self._store_id = shards.store_id(connection)
@@ -159,19 +158,21 @@ class Drain:
         found = _Found()
         # Each shard has its share, so that a busy one does not keep the others waiting.
         share = max(1, most // len(offsets))
+        ahead, goes_on = self._ahead.taken(offsets), {}
         for shard, offset in offsets.items():
             last, old = offset, []
             aside: set[str] | None = None  # asked for only where something lies at places that were passed
             # From its beginning: normally that is the first entry which the ledger has not got.
-            for entry_id, fields in self._items(shard, BEGINNING, share):
-                place = found.looked_at[shard] = Place.parsed(entry_id.decode())
-                try:
-                    entry = parsed_entry(shard, entry_id, fields)
-                except ValueError as error:
+            lines = ahead.get(shard) or lines_after(self._journal, shard, BEGINNING, share)
+            if len(lines) >= share > 1:
+                goes_on[shard] = lines[share - 1][0]
+            for place, entry_id, fields, entry in lines[:share]:
+                found.looked_at[shard] = place
+                if isinstance(entry, ValueError):
                     if place <= offset and aside is None:
                         aside = reconciliations.set_aside(connection, shard)
                     if str(place) not in (aside or ()):
-                        self._set_aside(connection, shard, entry_id, fields, str(error))
+                        self._set_aside(connection, shard, entry_id, fields, str(entry))
                     last = max(last, place)
                     continue
                 if place <= offset:
@@ -186,6 +187,7 @@ class Drain:
                 found.forked += [each for each in entries.unknown(connection, old) if str(each.place) not in aside]
             if last != offset:
                 found.through[shard] = last
+        self._ahead.begin(goes_on, share)
         return found
 
     def _tell_of_loss(self, connection: Connection, shard: int, kind: str, detail: dict[str, Any]) -> None:
@@ -217,15 +219,6 @@ class Drain:
                 if entry.shard == shard
             ]
             chain.link_fork(connection, shard, instants)
-
-    def _items(self, shard: int, after: Place, most: int) -> Iterator[tuple[bytes, Mapping[bytes, bytes]]]:
-        while most > 0:
-            items = self._journal.read(shard, after, min(READ_ENTRIES, most))
-            yield from items
-            if len(items) < READ_ENTRIES:
-                return
-            after = Place.parsed(items[-1][0].decode())
-            most -= len(items)
 
     def _set_aside(self, connection: Connection, shard: int, entry_id: bytes, fields: object, reason: str) -> Place:
         log.error("an entry cannot be read and was set aside", shard=shard, entry=entry_id.decode(), reason=reason)

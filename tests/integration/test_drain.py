@@ -19,6 +19,7 @@ from tests.conftest import SHARDS, Database
 from tests.integration.pipeline import Crashed, Pipeline, crash
 from tests.integration.shard import Shard
 from workers import drain as drain_module
+from workers import reading_ahead
 
 DEADLINE_S = 30.0
 STUCK_AFTER_S = 10.0
@@ -296,7 +297,7 @@ class TestDrain:
         self, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(drain_module, "MAX_BATCH_ENTRIES", 250)
-        monkeypatch.setattr(drain_module, "READ_ENTRIES", 100)
+        monkeypatch.setattr(reading_ahead, "READ_ENTRIES", 100)
         pipeline.shard.open(limit=None)
         for _ in range(10):
             pipeline.shard.consume(*[pipeline.shard.step(1)] * 101)

@@ -1,0 +1,70 @@
+"""What journals hold, read a bounded piece at a time; and the next piece, while Postgres works on the one before.
+
+Only a shard that has more than its share of a batch is read ahead of: after an outage, say, when there is much to catch
+up with. What was read ahead is used only if nothing has changed since, which is seen under the shard's lock: its offset
+is where the piece began, and the journal begins with the piece's first entry.
+"""
+
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from redis.exceptions import RedisError
+
+from quota.journal import Entry, Journal, Place, parsed_entry
+
+READ_ENTRIES = 500
+"""Entries in one read: Redis serves nobody else meanwhile."""
+BEGINNING = Place(0, 0)
+
+Line = tuple[Place, bytes, Mapping[bytes, bytes], Entry | ValueError]
+"""Where an item of a journal stands, the item, and what it says; or why it cannot be read."""
+
+
+def lines_after(journal: Journal, shard: int, after: Place, most: int) -> list[Line]:
+    """Up to so many lines of a shard's journal."""
+    found: list[Line] = []
+    while len(found) < most:
+        wanted = min(READ_ENTRIES, most - len(found))
+        items = journal.read(shard, after, wanted)
+        for entry_id, fields in items:
+            after = Place.parsed(entry_id.decode())
+            try:
+                said: Entry | ValueError = parsed_entry(shard, entry_id, fields)
+            except ValueError as error:
+                said = error
+            found.append((after, entry_id, fields, said))
+        if len(items) < wanted:
+            break
+    return found
+
+
+class ReadingAhead:
+    """Bound to one journal; one thread."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._thread: ThreadPoolExecutor | None = None
+        self._pieces: dict[int, tuple[Place, Future[list[Line]]]] = {}
+
+    def begin(self, wanted: Mapping[int, Place], most: int) -> None:
+        """Reads so many lines of each of these shards, after these places."""
+        if wanted and self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "quotagate-reading-ahead")
+        for shard, after in wanted.items():
+            assert self._thread is not None, "it was made above"
+            self._pieces[shard] = (after, self._thread.submit(lines_after, self._journal, shard, after, most))
+
+    def taken(self, offsets: Mapping[int, Place]) -> dict[int, list[Line]]:
+        """What was read of shards that stand, locked, at these offsets, if it holds still; all else is forgotten."""
+        pieces, self._pieces = self._pieces, {}
+        candidates = {shard: piece for shard, (after, piece) in pieces.items() if offsets.get(shard) == after}
+        firsts = self._journal.beginnings(list(candidates)) if candidates else {}
+        found = {}
+        for shard, piece in candidates.items():
+            try:
+                lines = piece.result()
+            except RedisError:
+                continue
+            if lines and firsts.get(shard) == lines[0][0]:
+                found[shard] = lines
+        return found
