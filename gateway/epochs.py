@@ -98,13 +98,15 @@ class Looks:
         running = {shard: each.epoch for shard, each in found.items() if each.epoch is not None}
         ended = acknowledged.ended(running)
         known = await self._store.run(ALL_TENANTS, shards.standings, list(ended)) if ended else {}
-        for shard, epoch in ended.items():
-            if found[shard].waiting and known[shard][1].epoch <= epoch:
-                continue  # the journal still has some of it
-            told = list(acknowledged.of_epoch(shard, epoch))
-            if told:
+        for shard, epochs in ended.items():
+            for epoch in epochs:
+                if found[shard].waiting and known[shard][1].epoch <= epoch:
+                    break  # the journal still has some of it
+                told = list(acknowledged.of_epoch(shard, epoch))
                 await self._store.run(ALL_TENANTS, losses.tell_of_lost, shard, epoch, told)
-            acknowledged.settle(shard, running[shard])
+                acknowledged.settle(shard, epoch + 1)
+            else:
+                acknowledged.settle(shard, running[shard])
 
 
 async def begin_where_lost(

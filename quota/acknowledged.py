@@ -52,12 +52,19 @@ class Acknowledged:
         """The last place that a caller was told of."""
         return self._last.get(shard, Place(0, 0))
 
-    def ended(self, epochs: Mapping[int, int]) -> dict[int, int]:
-        """The shards in which an epoch has ended that callers were told of, and which; `epochs` are those that run."""
-        return {shard: epoch for shard, epoch in self._unsettled.items() if shard in epochs and epoch < epochs[shard]}
+    def ended(self, epochs: Mapping[int, int]) -> dict[int, list[int]]:
+        """The shards in which epochs have ended that callers were told of, and which, the first one first: there may be
+        several, where Redis was lost again before all was known of the last time. `epochs` are those that run."""
+        found: dict[int, set[int]] = {
+            shard: set() for shard, epoch in self._unsettled.items() if shard in epochs and epoch < epochs[shard]
+        }
+        for shard, epoch, *_ in list(self._recent) if found else ():
+            if shard in found and self._unsettled[shard] <= epoch < epochs[shard]:
+                found[shard].add(epoch)
+        return {shard: sorted(each) for shard, each in found.items()}
 
     def settle(self, shard: int, epoch: int) -> None:
-        """Says that what was lost before this epoch, which runs, is known."""
+        """Says that what was lost before this epoch is known."""
         self._unsettled[shard] = epoch
 
     def of_epoch(self, shard: int, epoch: int) -> Iterator[Told]:

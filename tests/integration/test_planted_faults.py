@@ -10,7 +10,7 @@ from tests.conftest import Database
 from tests.integration.pipeline import Pipeline
 from tests.integration.planting import Planter
 
-FAULTS = 40
+FAULTS = 30
 SEED = 20261122
 
 

@@ -45,10 +45,17 @@ def test_what_was_not_charged_now_is_not_kept(reply: Reply) -> None:
 def test_an_epoch_that_ended_is_told_once() -> None:
     """Also when nobody has asked for anything of that shard since."""
     held = told(REPLY)
-    assert (held.ended({3: 2}), held.ended({4: 9}), held.ended({3: 4})) == ({}, {}, {3: 2})
+    assert (held.ended({3: 2}), held.ended({4: 9}), held.ended({3: 4})) == ({}, {}, {3: [2]})
     held.settle(3, 4)
     held.heard(3, replace(REPLY, epoch=4, first_n=0))
-    assert (held.ended({3: 4}), held.ended({3: 5})) == ({}, {3: 4})
+    assert (held.ended({3: 4}), held.ended({3: 5})) == ({}, {3: [4]})
+
+
+def test_all_that_ended_since_are_told_where_redis_was_lost_again_before_the_first_was_known() -> None:
+    held = told(REPLY, replace(REPLY, epoch=3), replace(REPLY, epoch=5), replace(REPLY, epoch=6))
+    assert held.ended({3: 6}) == {3: [2, 3, 5]}
+    held.settle(3, 3)
+    assert held.ended({3: 6}) == {3: [3, 5]}
 
 
 def test_only_the_latest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
