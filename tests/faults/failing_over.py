@@ -25,7 +25,7 @@ CUT_OFF_AT, HELD_BACK_AT, FAILED_OVER_AT = 100, 200, 300
 """Served requests at which the replica hears no more; at which the ledger hears no more, so that something is lost;
 and at which the replica takes over."""
 NOTICED_WITHIN_S = 5.0
-CLIENTS, PAUSE_S = 8, 0.005
+CLIENTS, PAUSE_S = 8, 0.05
 
 
 @dataclass
