@@ -11,7 +11,7 @@ import httpx
 
 from quota.periods import DAY_MS, from_rfc3339, to_rfc3339
 from tests.conftest import Tenant
-from tests.system import System
+from tests.system import System, eventually
 
 SUBJECT = "org/a:b"
 PATH = f"/v1/subjects/{quote(SUBJECT, safe='')}"
@@ -78,6 +78,9 @@ def two_tenants(system: System) -> Iterator[Told]:
         system.drained()
         for tenant in found:
             plant_periods(system, tenant)
+        sealed = "SELECT count(*) FROM sealed_periods WHERE tenant IN (%s, %s)"
+        names = [each.name for each in found]
+        eventually(lambda: system.sql(sealed, *names) == [(4,)], "all periods are sealed")
         yield Told(system, *found)
 
 
