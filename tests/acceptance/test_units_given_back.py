@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from quota.handles import Reservation
 from tests.acceptance.asking import CATALOG, metric, post
 from tests.conftest import Tenant
 from tests.system import System, eventually
@@ -181,8 +182,9 @@ class TestReservations:
 
     def test_unknown_and_foreign_ones_are_not_found(self, tenant: Tenant, make_tenant: MakeTenant) -> None:
         ident = self.hold(tenant, 10).json()["id"]
+        never_made = str(Reservation(epoch=1, n=10**15, subject="u", metric="tokens"))
         other = make_tenant(CATALOG)
-        for who, what in ((other, ident), (tenant, "rsv_MSAxIHUgdG9rZW5z"), (tenant, "nonsense"), (tenant, ident[:-2])):
+        for who, what in ((other, ident), (tenant, never_made), (tenant, "nonsense"), (tenant, ident[:-2])):
             for act in ("commit", "release"):
                 answer = post(who, f"/v1/reservations/{what}/{act}")
                 assert (answer.status_code, answer.json()["code"]) == (404, "RESERVATION_NOT_FOUND"), (what, act)
