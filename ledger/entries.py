@@ -19,6 +19,8 @@ Unacceptable = (psycopg.DataError, psycopg.IntegrityError, DataError, IntegrityE
 
 # A bank statement's rule, line by line: the balance before (of the line above, or of the ledger) plus the change is
 # the balance after. Late entries state none, and those that the ledger has already were checked when they came first.
+# Each balance is looked up by itself: of a staging table without statistics Postgres expects so much that it would read
+# all the balances that there are, for every batch.
 # A `correct` follows from the ledger alone, whatever the line above stated, and changes nothing (decision 013).
 _wrong_arithmetic = text(
     """
@@ -27,7 +29,10 @@ _wrong_arithmetic = text(
                CASE WHEN s.kind = 'correct' THEN coalesce(b.used, 0) + CAST(sum(s.change) OVER account AS bigint)
                     ELSE coalesce(lag(s.used_after) OVER account, b.used, 0) END AS used_before
         FROM staging s
-        LEFT JOIN balances b USING (tenant, subject, metric, period_kind, period_start)
+        LEFT JOIN LATERAL (
+            SELECT * FROM balances WHERE (tenant, subject, metric, period_kind, period_start)
+                                       = (s.tenant, s.subject, s.metric, s.period_kind, s.period_start) LIMIT 1
+        ) b ON true
         WHERE b.n IS NULL OR (s.epoch, s.n) > (b.epoch, b.n)
         WINDOW account AS (
             PARTITION BY s.tenant, s.subject, s.metric, s.period_kind, s.period_start ORDER BY s.epoch, s.n

@@ -39,8 +39,20 @@ _collect = text(
     """
 )
 
+# Most batches have nothing but keys that are used for the first time.
+_note_new = text(
+    """
+    INSERT INTO idempotency_keys
+        (tenant, subject, route, key, shard, epoch, first_n, receipt_count, kind, occurred_at)
+    SELECT tenant, subject, route, key, shard, epoch, first_n, receipt_count, kind, occurred_at
+    FROM keyed WHERE use = 1 ORDER BY tenant, subject, route, key
+    ON CONFLICT DO NOTHING
+    """
+)
+
 _most_uses_of_a_key = text("SELECT coalesce(max(use), 0) FROM keyed")
 
+# Each key is looked up by itself: Postgres cannot know that a batch is small, and would read every key for each.
 # Whatever comes under a key that has a first receipt is a repeat, while that one is kept in mind. Not by their places:
 # a Redis that went back in time gives places out again.
 _note_repeats = text(
@@ -48,7 +60,10 @@ _note_repeats = text(
     INSERT INTO take_backs (tenant, shard, epoch, first_n, receipt_count, kind, reason)
     SELECT DISTINCT ON (later.shard, later.epoch, later.first_n) later.tenant, later.shard, later.epoch, later.first_n,
            later.receipt_count, later.kind, 'repeated idempotency key'
-    FROM keyed later JOIN idempotency_keys first USING (tenant, subject, route, key)
+    FROM keyed later CROSS JOIN LATERAL (
+        SELECT * FROM idempotency_keys WHERE (tenant, subject, route, key)
+                                           = (later.tenant, later.subject, later.route, later.key) LIMIT 1
+    ) first
     LEFT JOIN keyed known
         ON (known.tenant, known.subject, known.route, known.key) = (first.tenant, first.subject, first.route, first.key)
        AND (known.epoch, known.first_n, known.occurred_at) = (first.epoch, first.first_n, first.occurred_at)
@@ -66,7 +81,10 @@ _note_firsts = text(
         (tenant, subject, route, key, shard, epoch, first_n, receipt_count, kind, occurred_at)
     SELECT DISTINCT ON (k.tenant, k.subject, k.route, k.key)
            k.tenant, k.subject, k.route, k.key, k.shard, k.epoch, k.first_n, k.receipt_count, k.kind, k.occurred_at
-    FROM keyed k LEFT JOIN idempotency_keys old USING (tenant, subject, route, key)
+    FROM keyed k LEFT JOIN LATERAL (
+        SELECT * FROM idempotency_keys
+        WHERE (tenant, subject, route, key) = (k.tenant, k.subject, k.route, k.key) LIMIT 1
+    ) old ON true
     LEFT JOIN keyed known
         ON (known.tenant, known.subject, known.route, known.key) = (old.tenant, old.subject, old.route, old.key)
        AND (known.epoch, known.first_n, known.occurred_at) = (old.epoch, old.first_n, old.occurred_at)
@@ -87,7 +105,9 @@ def find_staged(connection: Connection, retention_s: int) -> None:
     gone through once for each.
     """
     connection.execute(_make_keyed)
-    connection.execute(_collect)
+    receipts = connection.execute(_collect).rowcount
+    if connection.execute(_note_new).rowcount == receipts:
+        return
     most_uses = connection.execute(_most_uses_of_a_key).scalar_one()
     retention = {"retention_s": retention_s}
     for _ in range(most_uses):

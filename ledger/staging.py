@@ -99,7 +99,10 @@ _balance_late_entries = text(
                    sum(s.change) FILTER (WHERE b.n IS NULL OR (s.epoch, s.n) > (b.epoch, b.n)) OVER account, 0
                ) AS used_after
         FROM staging s
-        LEFT JOIN balances b USING (tenant, subject, metric, period_kind, period_start)
+        LEFT JOIN LATERAL (
+            SELECT * FROM balances WHERE (tenant, subject, metric, period_kind, period_start)
+                                       = (s.tenant, s.subject, s.metric, s.period_kind, s.period_start) LIMIT 1
+        ) b ON true
         WINDOW account AS (
             PARTITION BY s.tenant, s.subject, s.metric, s.period_kind, s.period_start ORDER BY s.epoch, s.n
         )
