@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 from redis import Redis
 
-from quota import keys
+from quota import keys, protocol
 from quota.formats import NONE, Part, Window, number, parsed_cap_windows, parsed_parts
 from quota.keys import AccountName
+from quota.scripts import run
 
 
 class About(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -32,6 +33,8 @@ class About(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     metadata: dict[str, str | int | float] | None = None
 
 
+Item = tuple[bytes, Mapping[bytes, bytes]]
+"""An entry as the stream has it: its id, and its fields."""
 NO_ABOUT = About()
 encode_about = msgspec.json.Encoder().encode
 decode_about = msgspec.json.Decoder(About).decode
@@ -148,14 +151,24 @@ class Journal:
         replies = zip(shards, pipeline.execute(), strict=True)
         return {shard: Place.parsed(items[0][0].decode()) for shard, items in replies if items}
 
-    def read(self, shard: int, after: Place, count: int) -> list[tuple[bytes, Mapping[bytes, bytes]]]:
-        """Up to `count` raw items after a place, oldest first."""
+    def read(self, shard: int, after: Place, count: int) -> list[Item]:
+        """Up to `count` items after a place, oldest first."""
         found: Any = self._connection.xrange(keys.journal(shard), min=f"({after}", count=count)
         return [(item[0], item[1]) for item in found]
 
-    def trim(self, shard: int, through: Place) -> None:
-        """Forgets what the ledger holds. By id and never by length, which would drop what was not delivered."""
-        self._connection.xtrim(keys.journal(shard), minid=f"{through.epoch}-{through.n + 1}", approximate=False)
+    def at(self, places: Mapping[int, Place]) -> dict[int, Mapping[bytes, bytes]]:
+        """What stands in each shard's journal at a place, of those where something does."""
+        pipeline = self._connection.pipeline(transaction=False)
+        for shard, place in places.items():
+            pipeline.xrange(keys.journal(shard), min=str(place), max=str(place))
+        replies = zip(places, pipeline.execute(), strict=True)
+        return {shard: items[0][1] for shard, items in replies if items}
+
+    def trim(self, shard: int, last: Item) -> bool:
+        """Forgets what the ledger holds, if the journal still has the last item of it; whether it did. By id and never
+        by length, which would drop what was not delivered."""
+        through = Place.parsed(last[0].decode())
+        return int(run(self._connection, protocol.trim(shard, *last, f"{through.epoch}-{through.n + 1}"))) >= 0
 
     def waiting(self, after: Mapping[int, Place]) -> int:
         """How many entries the ledger has not got. Trimming lags behind by one batch at the most, so this may count a

@@ -20,7 +20,7 @@ class Script:
         self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-SCRIPTS = {name: Script(name) for name in ("consume", "provision", "roll", "publish", "begin_epoch", "correct")}
+SCRIPTS = {name: Script(name) for name in ("consume", "provision", "roll", "publish", "begin_epoch", "correct", "trim")}
 
 
 def run(connection: Redis, call: Call) -> Any:

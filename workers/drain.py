@@ -17,7 +17,7 @@ from ledger import chain, entries, holds, reconciliations, shards
 from ledger.staging import stage, unstage
 from ledger.store import ALL_TENANTS, transaction
 from quota.errors import Unsafe
-from quota.journal import Entry, Journal, Place
+from quota.journal import Entry, Item, Journal, Place
 from workers.reading_ahead import BEGINNING, ReadingAhead, lines_after
 
 MAX_BATCH_ENTRIES = 20_000
@@ -38,12 +38,12 @@ log = structlog.get_logger()
 @dataclass(slots=True)
 class _Found:
     """What the journals of some shards held: the `batch` that follows their offsets, `through` which it brings them,
-    `forked` entries before those, and the last place that was `looked_at`."""
+    `forked` entries before those, and the last item that was `looked_at`."""
 
     batch: list[Entry] = field(default_factory=list)
     forked: list[Entry] = field(default_factory=list)
     through: dict[int, Place] = field(default_factory=dict)
-    looked_at: dict[int, Place] = field(default_factory=dict)
+    looked_at: dict[int, Item] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +118,8 @@ class Drain:
                 shards.advance(connection, found.through)
         self._offsets |= found.through
         self._tidy_at, tidy_at = 0.0, self._tidy_at  # should this be killed before it has trimmed
-        for shard, place in found.looked_at.items():
-            self._journal.trim(shard, place)
+        for shard, item in found.looked_at.items():
+            self._journal.trim(shard, item)
         self._tidy_at = tidy_at
         if not found.looked_at:
             return None
@@ -149,10 +149,10 @@ class Drain:
             items = self._journal.read(shard, BEGINNING, 1)
             if offset is None or not items or Place.parsed(items[0][0].decode()) != first:
                 return
-            place = self._set_aside(connection, shard, *items[0], reason)
+            place = self._set_aside(connection, shard, items[0], reason)
             shards.advance(connection, {shard: max(place, offset)})
         self._offsets[shard] = max(place, offset)
-        self._journal.trim(shard, place)
+        self._journal.trim(shard, items[0])
 
     def _read(self, connection: Connection, offsets: dict[int, Place], most: int) -> "_Found":
         found = _Found()
@@ -165,14 +165,14 @@ class Drain:
             # From its beginning: normally that is the first entry which the ledger has not got.
             lines = ahead.get(shard) or lines_after(self._journal, shard, BEGINNING, share)
             if len(lines) >= share > 1:
-                goes_on[shard] = lines[share - 1][0]
-            for place, entry_id, fields, entry in lines[:share]:
-                found.looked_at[shard] = place
+                goes_on[shard] = lines[share - 1].place
+            for place, item, entry in lines[:share]:
+                found.looked_at[shard] = item
                 if isinstance(entry, ValueError):
                     if place <= offset and aside is None:
                         aside = reconciliations.set_aside(connection, shard)
                     if str(place) not in (aside or ()):
-                        self._set_aside(connection, shard, entry_id, fields, str(entry))
+                        self._set_aside(connection, shard, item, str(entry))
                     last = max(last, place)
                     continue
                 if place <= offset:
@@ -220,11 +220,12 @@ class Drain:
             ]
             chain.link_fork(connection, shard, instants)
 
-    def _set_aside(self, connection: Connection, shard: int, entry_id: bytes, fields: object, reason: str) -> Place:
-        log.error("an entry cannot be read and was set aside", shard=shard, entry=entry_id.decode(), reason=reason)
-        detail = {"entry": entry_id.decode(), "reason": reason, "fields": repr(fields)}
+    def _set_aside(self, connection: Connection, shard: int, item: Item, reason: str) -> Place:
+        entry, fields = item[0].decode(), item[1]
+        log.error("an entry cannot be read and was set aside", shard=shard, entry=entry, reason=reason)
+        detail = {"entry": entry, "reason": reason, "fields": repr(fields)}
         reconciliations.add_incidents(connection, shard, "unreadable", [detail])
-        return Place.parsed(entry_id.decode())
+        return Place.parsed(entry)
 
     def _write(self, connection: Connection, batch: Sequence[Entry]) -> int:
         stage(connection, batch)

@@ -2,22 +2,30 @@
 
 Only a shard that has more than its share of a batch is read ahead of: after an outage, say, when there is much to catch
 up with. What was read ahead is used only if nothing has changed since, which is seen under the shard's lock: its offset
-is where the piece began, and the journal begins with the piece's first entry.
+is where the piece began, the journal begins with the piece's first entry, and still has its last one. A Redis that went
+back in time meanwhile and counted on has others behind the first.
 """
 
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import NamedTuple
 
 from redis.exceptions import RedisError
 
-from quota.journal import Entry, Journal, Place, parsed_entry
+from quota.journal import Entry, Item, Journal, Place, parsed_entry
 
 READ_ENTRIES = 500
 """Entries in one read: Redis serves nobody else meanwhile."""
 BEGINNING = Place(0, 0)
 
-Line = tuple[Place, bytes, Mapping[bytes, bytes], Entry | ValueError]
-"""Where an item of a journal stands, the item, and what it says; or why it cannot be read."""
+
+class Line(NamedTuple):
+    """Where an item of a journal stands, the item, and what it says; or why it cannot be read."""
+
+    place: Place
+    item: Item
+    entry: Entry | ValueError
 
 
 def lines_after(journal: Journal, shard: int, after: Place, most: int) -> list[Line]:
@@ -26,13 +34,13 @@ def lines_after(journal: Journal, shard: int, after: Place, most: int) -> list[L
     while len(found) < most:
         wanted = min(READ_ENTRIES, most - len(found))
         items = journal.read(shard, after, wanted)
-        for entry_id, fields in items:
-            after = Place.parsed(entry_id.decode())
+        for item in items:
+            after = Place.parsed(item[0].decode())
             try:
-                said: Entry | ValueError = parsed_entry(shard, entry_id, fields)
+                said: Entry | ValueError = parsed_entry(shard, *item)
             except ValueError as error:
                 said = error
-            found.append((after, entry_id, fields, said))
+            found.append(Line(after, item, said))
         if len(items) < wanted:
             break
     return found
@@ -58,13 +66,17 @@ class ReadingAhead:
         """What was read of shards that stand, locked, at these offsets, if it holds still; all else is forgotten."""
         pieces, self._pieces = self._pieces, {}
         candidates = {shard: piece for shard, (after, piece) in pieces.items() if offsets.get(shard) == after}
-        firsts = self._journal.beginnings(list(candidates)) if candidates else {}
-        found = {}
+        read = {}
         for shard, piece in candidates.items():
-            try:
-                lines = piece.result()
-            except RedisError:
-                continue
-            if lines and firsts.get(shard) == lines[0][0]:
-                found[shard] = lines
-        return found
+            with suppress(RedisError):
+                read[shard] = piece.result()
+        read = {shard: lines for shard, lines in read.items() if lines}
+        if not read:
+            return {}
+        firsts = self._journal.beginnings(list(read))
+        lasts = self._journal.at({shard: lines[-1].place for shard, lines in read.items()})
+        return {
+            shard: lines
+            for shard, lines in read.items()
+            if (firsts.get(shard), lasts.get(shard)) == (lines[0].place, lines[-1].item[1])
+        }

@@ -1,10 +1,11 @@
-"""What publish and begin_epoch promise, on the real server and on fakeredis alike."""
+"""What publish, begin_epoch and trim promise, on the real server and on fakeredis alike."""
 
 from collections.abc import Iterator
 
 import pytest
 
 from quota import keys, protocol
+from quota.journal import Journal, Place
 from quota.replies import Verdict
 from tests.integration.shard import SERVERS, SHARD, Shard, shard_on
 
@@ -47,3 +48,23 @@ class TestBeginEpoch:
         shard.run(protocol.begin_epoch(SHARD, 2, ""))
         head = shard.connection.hgetall(keys.head(SHARD))
         assert (head[b"epoch"], head[keys.catalog_field("t").encode()], head[b"fence"]) == (b"2", b"4", b"1")
+
+
+class TestTrim:
+    def test_what_the_ledger_was_given_is_forgotten(self, shard: Shard) -> None:
+        shard.open(limit=None).consume(*[shard.step(1)] * 5)
+        journal = Journal(shard.connection)
+        assert (journal.trim(SHARD, journal.read(SHARD, Place(0, 0), 3)[-1]), shard.kinds()) == (True, ["consume"] * 2)
+
+    @pytest.mark.parametrize("again", ["another amount", "another caller", "nothing"])
+    def test_what_came_to_stand_at_those_places_is_not(self, shard: Shard, again: str) -> None:
+        shard.open(limit=None).consume(*[shard.step(1)] * 3)
+        journal = Journal(shard.connection)
+        (name, last) = journal.read(SHARD, Place(0, 0), 3)[-1]
+        other = {"another amount": last | {b"line": b"x"}, "another caller": last | {b"about": b"x"}, "nothing": {}}
+        shard.connection.delete(keys.journal(SHARD))
+        shard.connection.xadd(keys.journal(SHARD), {"line": "consume", "about": ""}, id="1-1")
+        if other[again]:
+            shard.connection.xadd(keys.journal(SHARD), dict(other[again]), id=name)
+        before = shard.everything()
+        assert (journal.trim(SHARD, (name, last)), shard.everything()) == (False, before)

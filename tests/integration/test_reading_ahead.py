@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from quota import protocol
-from quota.journal import Place
+from quota import keys, protocol
+from quota.journal import Item, Place
 from tests.conftest import Database
 from tests.integration.pipeline import Pipeline
 from workers import drain as drain_module
@@ -64,6 +64,45 @@ def test_what_redis_has_lost_meanwhile_is_not_used(pipeline: Pipeline) -> None:
     pipeline.shard.consume(pipeline.shard.step(7))
     assert rest(drain) == 1
     assert (pipeline.balances(), pipeline.incidents()) == ({("m", "month"): BATCH + 7}, [])
+
+
+def test_a_redis_that_went_back_inside_it_and_counted_on_loses_nothing(pipeline: Pipeline) -> None:
+    """The first entry is the same as before; what was acknowledged since stands behind it."""
+    drain = begun(pipeline)
+    went_back(pipeline, to=Place(1, BATCH + 20), then=7)
+    assert rest(drain) == 20 + 10
+    assert (pipeline.balances(), pipeline.waiting()) == ({("m", "month"): BATCH + 20 + 10 * 7}, 0)
+
+
+def test_a_redis_that_went_back_while_a_batch_was_written_has_nothing_trimmed_that_the_ledger_lacks(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drain, trim = begun(pipeline), pipeline.journal.trim
+
+    def too_late(shard: int, last: Item) -> bool:
+        monkeypatch.setattr(pipeline.journal, "trim", trim)
+        went_back(pipeline, to=Place(1, BATCH + 20), then=7)
+        return trim(shard, last)
+
+    monkeypatch.setattr(pipeline.journal, "trim", too_late)
+    assert drain.run_once().entries == BATCH
+    drain._tidy_at = 0.0
+    rest(drain)
+    assert pipeline.balances() == {("m", "month"): 2 * BATCH + 10 * 7}
+    assert [kind for _, kind, _ in pipeline.incidents()] == ["fork"]
+    assert pipeline.waiting() == 0
+
+
+def went_back(pipeline: Pipeline, to: Place, then: int) -> None:
+    """Redis as it was when it had come to a place, and ten charges since."""
+    journal = keys.journal(3)
+    items = pipeline.journal.read(3, BEGINNING, 10 * BATCH)
+    pipeline.connection.delete(journal)
+    for name, fields in items:
+        if Place.parsed(name.decode()) < to:
+            pipeline.connection.xadd(journal, dict(fields), id=name)
+    pipeline.connection.hset(pipeline.shard.key(), "state", f"{to.n} 1-{to.n - 1}")
+    pipeline.shard.consume(*[pipeline.shard.step(then)] * 10)
 
 
 def test_what_another_drain_has_moved_meanwhile_is_not_moved_twice(pipeline: Pipeline) -> None:
