@@ -136,7 +136,8 @@ _lines = text(
     ), sealed AS (
         SELECT tenant, subject, metric, period_kind, period_start, s.shard, s.epoch, s.n, s.used AS stated,
                coalesce(sum(l.change) FILTER (
-                   WHERE (l.epoch, l.n) <= (s.epoch, s.n) AND (l.late_at > s.closed_at) IS NOT TRUE
+                   WHERE (l.late_at IS NULL AND l.kind <> 'carried')
+                      OR ((l.epoch, l.n) <= (s.epoch, s.n) AND (l.late_at > s.closed_at) IS NOT TRUE)
                ), 0) AS added_up,
                bool_and((l.epoch, l.n) <= (s.epoch, s.n)) FILTER (WHERE l.kind = 'carried') AS is_known
         FROM (

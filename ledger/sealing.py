@@ -112,7 +112,8 @@ _hold = text(
 _closed = text(
     """
     SELECT held.tenant, held.subject, held.metric, held.period_kind, held.period_start, held.period_end, held.shard,
-           c.epoch, c.n, c.occurred_at, c.used_after AS stated, c.plan, c.detail, added.used, added.entries
+           c.epoch, c.n, c.occurred_at, c.used_after AS stated, c.plan, c.detail, added.used, added.entries,
+           (held.epoch, held.n) <= (c.epoch, c.n) AS is_last
     FROM unnest(CAST(:tenants AS text[]), CAST(:subjects AS text[]), CAST(:metrics AS text[]),
                 CAST(:kinds AS text[]), CAST(:starts AS timestamptz[]))
          AS wanted (tenant, subject, metric, period_kind, period_start)
@@ -137,8 +138,8 @@ _closed = text(
     """
 )
 
-# What the first sum leaves out is there only where Redis went back in time or its clock did. Of archived months, the
-# sums are kept.
+# What the first sum leaves out is there only where Redis went back in time or its clock did, and where something came
+# late. Whatever is not late belongs to the period, wherever it stands. Of archived months, the sums are kept.
 _all_of_it = text(
     """
     SELECT coalesce(sum(change), 0) AS used, CAST(coalesce(sum(entries), 0) AS bigint) AS entries,
@@ -147,8 +148,8 @@ _all_of_it = text(
         SELECT e.change, 1 AS entries, e.epoch, e.n FROM entries e
         WHERE (e.tenant, e.subject, e.metric) = (:tenant, :subject, :metric)
           AND (e.period_kind, e.period_start) = (:kind, :start)
-          AND (CAST(:epoch AS bigint) IS NULL OR (e.epoch, e.n) <= (:epoch, :n))
-          AND NOT (e.is_late AND e.occurred_at > :closed_at)
+          AND (NOT e.is_late OR e.occurred_at <= :closed_at
+                                AND (CAST(:epoch AS bigint) IS NULL OR (e.epoch, e.n) <= (:epoch, :n)))
         UNION ALL
         SELECT c.change, c.entries, c.epoch, c.n FROM carried c
         WHERE (c.tenant, c.subject, c.metric, c.what) = (:tenant, :subject, :metric, 'period')
@@ -220,7 +221,7 @@ def _by_their_closes(
     rows = connection.execute(_closed, _names_of(held)).all()
     sums = {
         _due_of(row): row
-        if row.used == row.stated
+        if row.used == row.stated and row.is_last
         else _added_up(connection, _due_of(row), Place(row.epoch, row.n), row.occurred_at)
         for row in rows
     }

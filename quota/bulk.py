@@ -10,6 +10,7 @@ from redis.exceptions import NoScriptError
 from quota import keys
 from quota.formats import NONE, CapState, Window, number
 from quota.journal import Place
+from quota.lives import NOWHERE, Standing
 from quota.protocol import Call
 from quota.scripts import SCRIPTS, run
 
@@ -19,12 +20,19 @@ MAX_PIPELINED_CALLS = 32
 @dataclass(frozen=True, slots=True)
 class Head:
     """What a shard's head says: its epoch (0: there is no head), its fence, and the epoch that was `rebuilt` last; and
-    whether the ledger has all of the epochs before, which it is to be asked for only then."""
+    whether the ledger has all of the epochs before, which it is to be asked for only then. `last` is the place that its
+    journal has given out last."""
 
     epoch: int
     fence: str
     rebuilt: int
     is_drained: bool = True
+    last: Place = NOWHERE
+
+    def is_behind(self, epoch: int, place: Place) -> bool:
+        """Whether Redis has lost something of what the ledger, asked before, had at this place: the gateways are about
+        to begin an epoch, and nothing is to be written meanwhile."""
+        return Standing(self.epoch or None, self.last).is_behind(epoch, place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +69,11 @@ class Bulk:
         for shard in shards:
             pipeline.hmget(keys.head(shard), ("epoch", "fence", "rebuilt"))
             pipeline.xrange(keys.journal(shard), count=1)
-        replies = pipeline.execute()
+            pipeline.xinfo_stream(keys.journal(shard))
+        replies = pipeline.execute(raise_on_error=False)
         return {
-            shard: _head(fields, oldest)
-            for shard, fields, oldest in zip(shards, replies[::2], replies[1::2], strict=True)
+            shard: _head(*found)
+            for shard, *found in zip(shards, replies[::3], replies[1::3], replies[2::3], strict=True)
         }
 
     def note_rebuilt(self, epochs: Mapping[int, int]) -> None:
@@ -118,10 +127,15 @@ def _epoch_in(rule: Any) -> int:
     return int(word) if word.isdigit() else 0
 
 
-def _head(fields: Sequence[bytes | None], oldest: Any) -> Head:
+def _head(fields: Any, oldest: Any, journal: Any) -> Head:
+    for reply in (fields, oldest):
+        if isinstance(reply, Exception):
+            raise reply
     epoch, fence, rebuilt = fields
     is_drained = not oldest or Place.parsed(oldest[0][0].decode()).epoch >= int(epoch or 0)
-    return Head(int(epoch or 0), (fence or b"0").decode(), int(rebuilt or 0), is_drained)
+    # There is no journal before the first entry.
+    last = NOWHERE if isinstance(journal, Exception) else Place.parsed(journal["last-generated-id"].decode())
+    return Head(int(epoch or 0), (fence or b"0").decode(), int(rebuilt or 0), is_drained, last)
 
 
 def _running(fields: Any) -> Running | None:

@@ -50,6 +50,7 @@ def run_rebuild(
 
 _WHY = {
     "uninitialised": "their shards have no epoch; a running gateway begins one within two seconds, so run it again",
+    "behind": "Redis has lost entries, and a running gateway begins an epoch within two seconds, so run it again",
     "undrained": "entries of the epoch that ended still wait in the journal; run it again when they are drained",
     "moved": "they were changed meanwhile; the next request brings them in, or run it again",
     "failed": "the journal refuses entries; see `quotagate doctor`",

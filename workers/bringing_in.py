@@ -13,7 +13,7 @@ from ledger import shards
 from ledger.openings import opening, read
 from ledger.store import ALL_TENANTS, transaction
 from quota import keys, protocol
-from quota.bulk import Bulk
+from quota.bulk import Bulk, Head
 from quota.keys import AccountName
 from quota.protocol import MAX_PROVISIONED, Bringing, batched
 
@@ -30,13 +30,22 @@ class BringingIn:
     def shard_of(self, account: AccountName) -> int:
         return keys.shard_of(account.tenant, account.subject, self.shard_count)
 
+    def heads(self, wanted: set[int]) -> tuple[dict[int, Head], set[int]]:
+        """The heads of these shards, and those of them in which Redis has lost something, and nobody has looked yet."""
+        with transaction(self._engine, ALL_TENANTS) as connection:
+            known = shards.standings(connection, sorted(wanted))
+        # The ledger first: it may have heard more meanwhile.
+        heads = self.bulk.heads(sorted(wanted))
+        return heads, {shard for shard in wanted if heads[shard].is_behind(*known[shard])}
+
     def bring_in(self, accounts: Sequence[AccountName], *, only_missing: bool = False) -> dict[AccountName, str]:
-        """What came of each that had to be brought in: `provisioned`, or why not: `uninitialised`, `undrained`, `moved`
-        or `failed`. `only_missing` leaves out those that Redis has in the epoch that their shard is in."""
+        """What came of each that had to be brought in: `provisioned`, or why not: `uninitialised`, `behind`,
+        `undrained`, `moved` or `failed`. `only_missing` leaves out those that Redis has in the epoch that their shard
+        is in."""
         shard_of = {account: self.shard_of(account) for account in accounts}
-        # The heads before the accounts, and both before the ledger: whatever changes meanwhile is seen by the script.
-        heads = self.bulk.heads(sorted(set(shard_of.values())))
+        heads, behind = self.heads(set(shard_of.values()))
         outcomes = {account: "uninitialised" for account, shard in shard_of.items() if not heads[shard].epoch}
+        outcomes |= {account: "behind" for account, shard in shard_of.items() if heads[shard].epoch and shard in behind}
         wanted = [account for account in shard_of if account not in outcomes]
         if only_missing:
             epochs = self.bulk.epochs_of([account.key(shard_of[account]) for account in wanted])
@@ -51,6 +60,7 @@ class BringingIn:
         if not wanted:
             return outcomes
         now_ms = self.bulk.now_ms()
+        # The heads before the accounts, and both before the ledger: whatever changes meanwhile is seen by the script.
         with transaction(self._engine, ALL_TENANTS) as connection:
             reading = read(connection, wanted, now_ms)
         found = []

@@ -40,7 +40,7 @@ class Scope:
 @dataclass(slots=True)
 class Rebuilt:
     """How many accounts were looked at, and what came of those that had to be brought in: `provisioned`, or why not
-    (`undrained`, `moved`, `failed`)."""
+    (`uninitialised`, `behind`, `undrained`, `moved`, `failed`)."""
 
     accounts: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)

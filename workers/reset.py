@@ -161,7 +161,7 @@ class Reset:
             return
         accounts = list(dict.fromkeys(due.account for due in waiting))
         shard_of = {account: self._bringing_in.shard_of(account) for account in accounts}
-        heads = self._bulk.heads(sorted(set(shard_of.values())))
+        heads, behind = self._bringing_in.heads(set(shard_of.values()))
         found = self._bulk.running([account.key(shard_of[account]) for account in accounts])
         with transaction(self._engine, ALL_TENANTS) as connection:
             versions = catalogs.versions(connection, sorted({account.tenant for account in accounts}))
@@ -170,7 +170,7 @@ class Reset:
         for account, running in zip(accounts, found, strict=True):
             shard = shard_of[account]
             epoch, offset = standings[shard]
-            if heads[shard].epoch != epoch:
+            if heads[shard].epoch != epoch or shard in behind:
                 continue  # the gateways are about to begin an epoch
             if running is None or running.epoch != epoch:
                 to_bring.append(account)
