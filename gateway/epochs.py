@@ -103,7 +103,8 @@ class Looks:
                 if found[shard].waiting and known[shard][1].epoch <= epoch:
                     break  # the journal still has some of it
                 told = list(acknowledged.of_epoch(shard, epoch))
-                await self._store.run(ALL_TENANTS, losses.tell_of_lost, shard, epoch, told)
+                dropped = acknowledged.dropped(shard, epoch)
+                await self._store.run(ALL_TENANTS, losses.tell_of_lost, shard, epoch, told, dropped)
                 acknowledged.settle(shard, epoch + 1)
             else:
                 acknowledged.settle(shard, running[shard])

@@ -19,7 +19,8 @@ WHAT_TO_DO = {
     "lost": LOST_ANYWAY,
     "rewound": f"`detail` says what Redis had forgotten; {LOST_ANYWAY}",
     "lost_entries": "`detail` names whose entries were told to callers and lost with Redis, and how much: as much may "
-    "have been let through above a limit; give or charge it by hand where that matters",
+    "have been let through above a limit; give or charge it by hand where that matters. Where the ledger had been away "
+    "for long there are more, `unnamed_at_most` so many, of which no gateway remembers whose they were",
     "gap": "entries of a journal are missing: did anybody trim or delete a stream by hand? The shard begins an epoch "
     "by itself",
     "fork": "Redis gave out places of its journal twice, after a restart or a fail-over with older data; those entries "

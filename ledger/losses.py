@@ -82,27 +82,38 @@ def _what_was_forgotten(connection: Connection, shard: int, last: Place, offset:
     return found | ({"and_more": True} if found["entries"] >= most else {})
 
 
-def tell_of_lost(connection: Connection, shard: int, epoch: int, told: Sequence[Told]) -> int:
+_last_of = text("SELECT max(n) FROM entries WHERE shard = :shard AND epoch = :epoch")
+
+
+def tell_of_lost(
+    connection: Connection, shard: int, epoch: int, told: Sequence[Told], dropped_n: int | None = None
+) -> int:
     """Writes down which entries of an epoch callers were told of and the ledger has not got; how many there are. What
-    the journal had of that epoch must be drained."""
-    lost = entries.unknown(connection, told)
-    if not lost:
+    the journal had of that epoch must be drained. Up to `dropped_n` nobody remembers whose they were: of those that the
+    ledger lacks there, the number is told."""
+    lost, unnamed = entries.unknown(connection, told), 0
+    if dropped_n is not None:
+        last_n = connection.execute(_last_of, {"shard": shard, "epoch": epoch}).scalar_one()
+        unnamed = max(dropped_n - (-1 if last_n is None else last_n), 0)
+    if not lost and not unnamed:
         return 0
     units: Counter[AccountName] = Counter()
     for each in lost:
         units[each.account] += each.amount
     instants = [each.occurred_at_ms for each in lost]
-    detail = {
+    detail: dict[str, Any] = {
         "epoch": epoch,
         "entries": len(lost),
         "units": sum(units.values()),
-        "since": to_rfc3339(min(instants)),
-        "until": to_rfc3339(max(instants)),
+        "since": to_rfc3339(min(instants)) if instants else None,
+        "until": to_rfc3339(max(instants)) if instants else None,
         "accounts": [
             {"tenant": account.tenant, "subject": account.subject, "metric": account.metric, "units": amount}
             for account, amount in units.most_common(MAX_REPORTED_ACCOUNTS)
         ],
     }
+    if unnamed:
+        detail |= {"and_more": True, "unnamed_at_most": unnamed}
     log.error("entries that callers were told of were lost with Redis", shard=shard, **detail)
     reconciliations.add_incidents(connection, shard, "lost_entries", [detail])
-    return len(lost)
+    return len(lost) + unnamed

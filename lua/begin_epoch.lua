@@ -1,5 +1,5 @@
 #!lua
--- begin_epoch: gives a shard its head. Fenced: only a greater epoch wins.
+-- begin_epoch: gives a shard its head. Fenced: only a greater epoch wins. A head that cannot be read is none.
 --
 -- KEYS: head
 -- ARGV: epoch, store
@@ -8,7 +8,12 @@
 local head_key = KEYS[1]
 local epoch, store = ARGV[1], ARGV[2]
 
-local current = redis.call('HGET', head_key, 'epoch')
-if current and tonumber(current) >= tonumber(epoch) then return 'kept' end
+local current = redis.pcall('HMGET', head_key, 'epoch', 'fence')
+if current.err then
+  redis.call('DEL', head_key)
+  current = {}
+end
+if string.match(current[1] or '', '^%d+$') and tonumber(current[1]) >= tonumber(epoch) then return 'kept' end
+if not string.match(current[2] or '0', '^%d+$') then redis.call('HDEL', head_key, 'fence') end
 redis.call('HSET', head_key, 'epoch', epoch, 'store', store)
 return 'begun'

@@ -17,7 +17,7 @@ from quota.formats import NONE, CapState, GrantState, Window, number
 from quota.identifiers import MAX_AMOUNT
 from quota.journal import Place
 from quota.keys import AccountName
-from quota.lives import NOWHERE, Standing
+from quota.lives import Standing, standing_of
 
 MAX_READ_ACCOUNTS = 200
 """In one pipeline: Redis serves nobody else for less than a millisecond."""
@@ -143,15 +143,12 @@ class Accounts:
         """How far each shard has come in Redis."""
         pipeline = self._connection.pipeline(transaction=False)
         for shard in shards:
-            pipeline.hget(keys.head(shard), "epoch")
+            pipeline.hmget(keys.head(shard), ("epoch", "fence"))
             pipeline.xinfo_stream(keys.journal(shard))
         replies = pipeline.execute(raise_on_error=False)
         return {
-            shard: Standing(
-                None if epoch is None or isinstance(epoch, Exception) else int(epoch),
-                NOWHERE if isinstance(journal, Exception) else Place.parsed(journal["last-generated-id"].decode()),
-            )
-            for shard, epoch, journal in zip(shards, replies[::2], replies[1::2], strict=True)
+            shard: standing_of(head, journal)
+            for shard, head, journal in zip(shards, replies[::2], replies[1::2], strict=True)
         }
 
 

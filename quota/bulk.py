@@ -10,7 +10,7 @@ from redis.exceptions import NoScriptError
 from quota import keys
 from quota.formats import NONE, CapState, Window, number
 from quota.journal import Place
-from quota.lives import NOWHERE, Standing
+from quota.lives import NOWHERE, Standing, standing_of
 from quota.protocol import Call
 from quota.scripts import SCRIPTS, run
 
@@ -128,14 +128,15 @@ def _epoch_in(rule: Any) -> int:
 
 
 def _head(fields: Any, oldest: Any, journal: Any) -> Head:
-    for reply in (fields, oldest):
-        if isinstance(reply, Exception):
-            raise reply
-    epoch, fence, rebuilt = fields
-    is_drained = not oldest or Place.parsed(oldest[0][0].decode()).epoch >= int(epoch or 0)
-    # There is no journal before the first entry.
-    last = NOWHERE if isinstance(journal, Exception) else Place.parsed(journal["last-generated-id"].decode())
-    return Head(int(epoch or 0), (fence or b"0").decode(), int(rebuilt or 0), is_drained, last)
+    standing = standing_of(fields, journal)
+    if standing.epoch is None:
+        return Head(0, "0", 0)
+    if isinstance(oldest, Exception):
+        raise oldest
+    _, fence, rebuilt = fields
+    is_drained = not oldest or Place.parsed(oldest[0][0].decode()).epoch >= standing.epoch
+    was_rebuilt = int(rebuilt) if rebuilt and rebuilt.isdigit() else 0
+    return Head(standing.epoch, (fence or b"0").decode(), was_rebuilt, is_drained, standing.last)
 
 
 def _running(fields: Any) -> Running | None:

@@ -12,6 +12,7 @@ from quota.acknowledged import Acknowledged
 from quota.errors import CountersUnavailable
 from quota.gathering import MAX_BATCH_STEPS, MAX_CALLS_IN_FLIGHT, Gathering, is_of_unknown_outcome, told_of
 from quota.journal import Entry, parsed_entry
+from quota.lives import epoch_in
 from quota.protocol import Call, Mode, Step
 from quota.redis_clock import RedisClock
 from quota.replies import Outcome, Reply, parsed_reply
@@ -138,9 +139,9 @@ class Counters:
         """The epoch in each shard's head, None where there is no head."""
         pipeline = self._connection.pipeline(transaction=False)
         for shard in shards:
-            pipeline.hget(keys.head(shard), "epoch")
+            pipeline.hmget(keys.head(shard), ("epoch", "fence"))
         found = await self._trips.in_turn(pipeline.execute())
-        return {shard: None if epoch is None else int(epoch) for shard, epoch in zip(shards, found, strict=True)}
+        return {shard: epoch_in(head) for shard, head in zip(shards, found, strict=True)}
 
     async def has_record(self, record_key: str) -> bool:
         """Whether an answer is remembered under this name."""

@@ -19,6 +19,8 @@ from quota.journal import Place
 from quota.scripts import SCRIPTS
 
 NAMES = re.compile(rb"^(run_id|master_replid):(\w+)", re.MULTILINE)
+OF_THE_KEY = re.compile("no such key|WRONGTYPE")
+"""What Redis says of a key that is not there, or is something else: no other refusal says anything of the shard."""
 NOWHERE = Place(0, 0)
 LOOK_WITHIN_S = 2.0
 START_WITHIN_S = 5.0
@@ -99,12 +101,12 @@ class Looking:
     async def standings(self, shards: Sequence[int]) -> dict[int, Standing]:
         pipeline = self._connection.pipeline(transaction=False)
         for shard in shards:
-            pipeline.hget(keys.head(shard), "epoch")
+            pipeline.hmget(keys.head(shard), ("epoch", "fence"))
             pipeline.xinfo_stream(keys.journal(shard))
         replies = await _told(pipeline.execute(raise_on_error=False))
         return {
-            shard: _standing(epoch, journal)
-            for shard, epoch, journal in zip(shards, replies[::2], replies[1::2], strict=True)
+            shard: standing_of(head, journal)
+            for shard, head, journal in zip(shards, replies[::2], replies[1::2], strict=True)
         }
 
     async def begin(self, epochs: Mapping[int, int], store: str) -> None:
@@ -142,13 +144,23 @@ class Looking:
         await self._connection.aclose()
 
 
-def _standing(epoch: Any, journal: Any) -> Standing:
-    if isinstance(epoch, Exception):
-        raise CountersUnavailable("the counters cannot be looked at") from epoch
-    in_epoch = None if epoch is None else int(epoch)
-    if isinstance(journal, Exception):  # there is none yet
-        return Standing(in_epoch, NOWHERE)
-    return Standing(in_epoch, Place.parsed(journal["last-generated-id"].decode()), journal["length"])
+def standing_of(head: Any, journal: Any) -> Standing:
+    """From the epoch and the fence in a head, and XINFO of its journal. CountersUnavailable when one was not told."""
+    for reply in (head, journal):
+        if isinstance(reply, Exception) and not OF_THE_KEY.search(str(reply)):
+            raise CountersUnavailable("the counters cannot be looked at") from reply
+    if isinstance(journal, Exception):
+        return Standing(epoch_in(head), NOWHERE)
+    return Standing(epoch_in(head), Place.parsed(journal["last-generated-id"].decode()), journal["length"])
+
+
+def epoch_in(head: Any) -> int | None:
+    """Of a head's epoch and fence; None of a head that is not there. One that nobody can read is none either: its shard
+    begins an epoch, and so gets another."""
+    if isinstance(head, Exception):
+        return None
+    epoch, fence, *_ = head
+    return int(epoch) if (epoch or b"").isdigit() and (fence or b"0").isdigit() else None
 
 
 async def _told(answer: Awaitable[T]) -> T:

@@ -158,7 +158,9 @@ def test_calls_in_a_row_go_out_a_hundred_a_trip_and_a_failed_one_stays_alone(sto
 
     async def ask() -> tuple[list[Any], dict[int, int | None]]:
         async with counting(stores.redis_url) as (held, _):
-            replies = await held.run_all([protocol.begin_epoch(number, 1, "") for number in range(250)])
+            calls = [protocol.begin_epoch(number, 1, "") for number in range(250)]
+            calls[7] = protocol.publish(7, "t", 1)
+            replies = await held.run_all(calls)
             shard.connection.delete(keys.head(7))
             return replies, await held.epochs([0, 7, 249])
 

@@ -43,6 +43,17 @@ class TestBeginEpoch:
         assert said == ["begun", "kept", "kept", "begun", "kept", "begun"]
         assert shard.connection.hgetall(keys.head(SHARD)) == {b"epoch": b"11", b"store": b""}
 
+    @pytest.mark.parametrize(("field", "text"), [("epoch", "q"), ("epoch", "1q"), ("fence", "x"), (None, "")])
+    def test_a_head_that_cannot_be_read_is_none(self, shard: Shard, field: str | None, text: str) -> None:
+        shard.run(protocol.begin_epoch(SHARD, 1, "s"))
+        if field is None:
+            shard.connection.delete(keys.head(SHARD))
+            shard.connection.set(keys.head(SHARD), text)
+        else:
+            shard.connection.hset(keys.head(SHARD), field, text)
+        assert shard.run(protocol.begin_epoch(SHARD, 2, "s")) == "begun"
+        assert shard.connection.hgetall(keys.head(SHARD)) == {b"epoch": b"2", b"store": b"s"}
+
     def test_a_new_epoch_keeps_what_the_head_knows_of_catalogs(self, shard: Shard) -> None:
         shard.open().run(protocol.publish(SHARD, "t", 4))
         shard.run(protocol.begin_epoch(SHARD, 2, ""))

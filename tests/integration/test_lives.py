@@ -9,12 +9,14 @@ import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
 
 from quota import keys
+from quota.bulk import Bulk
 from quota.counters import Counters
 from quota.errors import CountersUnavailable
 from quota.journal import Place
-from quota.lives import NOWHERE, Lives, Looking, Standing
+from quota.lives import NOWHERE, Lives, Looking, Standing, standing_of
 from tests.integration.counting import LONG_DEADLINE_S, PrivateServer, until, within
 
 
@@ -99,6 +101,31 @@ def test_how_far_shards_have_come(server: PrivateServer) -> None:
         connection.xadd(keys.journal(2), {"line": "x"}, id="4-6")
         connection.xtrim(keys.journal(2), maxlen=0, approximate=False)
     assert within(look()) == {0: Standing(None, NOWHERE), 1: Standing(4, NOWHERE), 2: Standing(4, Place(4, 6))}
+
+
+def test_a_head_that_cannot_be_read_is_none(server: PrivateServer) -> None:
+    async def look() -> list[int | None]:
+        looking = Looking(client(server.url))
+        await looking.begin(dict.fromkeys(range(5), 4), "store")
+        with redis.Redis.from_url(server.url) as connection:
+            connection.hset(keys.head(1), "epoch", "q")
+            connection.hset(keys.head(2), "fence", b"\xb1")
+            connection.rename(keys.head(3), "elsewhere")
+            connection.set(keys.head(3), "4")
+            heads = Bulk(connection).heads(range(5))
+            assert [head.epoch for head in heads.values()] == [4, 0, 0, 0, 4]
+        found = await looking.standings(range(5))
+        await looking.close()
+        return [standing.epoch for standing in found.values()]
+
+    assert within(look()) == [4, None, None, None, 4]
+
+
+@pytest.mark.parametrize("refusal", ["BUSY Redis is busy running a script", "NOPERM this user has no permissions"])
+def test_a_refusal_is_not_taken_for_a_loss(refusal: str) -> None:
+    for replies in ((ResponseError(refusal), {}), ([b"1", None], ResponseError(refusal))):
+        with pytest.raises(CountersUnavailable):
+            standing_of(*replies)
 
 
 def test_a_server_that_does_not_answer_is_told(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import redis
 
 from ledger import losses
+from quota.acknowledged import Told
 from quota.journal import Place
 from quota.lives import NOWHERE, Standing
 from tests.conftest import Database
@@ -42,3 +43,24 @@ def test_of_more_than_can_be_counted_in_time_the_first_are_told(
     monkeypatch.setattr(losses, "MAX_COUNTED_ENTRIES", 3)
     detail = told(pipeline)
     assert (detail["entries"], detail["units"], detail["and_more"]) == (3, 6, True)
+
+
+def test_of_what_no_gateway_remembers_the_number_is_told(pipeline: Pipeline) -> None:
+    """Callers were told of places up to 1-9; the ledger has those up to 1-4, and the gateway remembers the last two."""
+    pipeline.shard.open(limit=None)
+    pipeline.shard.consume(*[pipeline.shard.step(2)] * 5)
+    pipeline.drained()
+    remembered = [Told(3, Place(1, n), 1_000, pipeline.shard.key(), 2) for n in (8, 9)]
+    assert pipeline.call(losses.tell_of_lost, 3, 1, remembered, 7) == 2 + 3
+    ((_, kind, detail),) = pipeline.incidents()
+    assert (kind, detail["entries"], detail["units"], detail["unnamed_at_most"]) == ("lost_entries", 2, 4, 3)
+    assert detail["and_more"] is True
+
+
+@pytest.mark.parametrize("dropped", [None, 4])
+def test_of_what_the_ledger_has_nothing_is_told(pipeline: Pipeline, dropped: int | None) -> None:
+    pipeline.shard.open(limit=None)
+    pipeline.shard.consume(*[pipeline.shard.step(2)] * 5)
+    pipeline.drained()
+    assert pipeline.call(losses.tell_of_lost, 3, 1, [], dropped) == 0
+    assert pipeline.incidents() == []

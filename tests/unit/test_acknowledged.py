@@ -81,3 +81,16 @@ def test_a_shard_is_behind_when_it_was_further_before(standing: Standing, is_beh
 
 def test_an_epoch_without_an_entry_is_not_behind_the_one_before() -> None:
     assert not Standing(2, Place(1, 3)).is_behind(2, Place(1, 7))
+
+
+def test_of_what_is_not_kept_in_mind_the_last_place_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its epoch is told of, though another shard's answers have driven it out."""
+    monkeypatch.setattr(acknowledged, "MAX_RECENT", 2)
+    held = told(REPLY, replace(REPLY, epoch=3))
+    assert held.dropped(3, 2) is None
+    held.heard(4, REPLY)
+    held.heard(4, REPLY)
+    assert (held.dropped(3, 2), held.dropped(3, 3), held.dropped(4, 2)) == (8, 8, None)
+    assert (list(held.of_epoch(3, 3)), held.ended({3: 4})) == ([], {3: [2, 3]})
+    held.settle(3, 3)
+    assert (held.dropped(3, 2), held.dropped(3, 3)) == (None, 8)
