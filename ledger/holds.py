@@ -150,7 +150,7 @@ def expired(connection: Connection, before_ms: int, most: int) -> list[AccountNa
 
 _standing = text(
     """
-    SELECT h.tenant, h.subject, h.metric, h.amount FROM holds h
+    SELECT h.tenant, h.subject, h.metric, h.amount, h.expires_at FROM holds h
     WHERE (h.shard, h.epoch, h.n) = (:shard, :epoch, :n)
     """
 )
@@ -164,7 +164,6 @@ def passed_over(connection: Connection, forked: Sequence[Entry]) -> list[Entry]:
             continue
         place = {"shard": each.shard, "epoch": each.place.epoch, "n": each.place.n}
         stands = connection.execute(_standing, place).one_or_none()
-        account = each.account
-        if stands is not None and tuple(stands) != (account.tenant, account.subject, account.metric, each.amount):
+        if stands is not None and tuple(stands) != (*each.account, each.amount, to_timestamp(int(each.detail or 0))):
             found.append(each)
     return found

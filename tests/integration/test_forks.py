@@ -52,7 +52,8 @@ def test_drained_again_they_count_once(pipeline: Pipeline, monkeypatch: pytest.M
     assert (pipeline.balances(), pipeline.connection.xlen(keys.journal(3))) == ({("m", "month"): 13}, 0)
 
 
-def test_a_hold_at_the_place_of_another_is_told_because_its_id_names_that_one(pipeline: Pipeline) -> None:
+@pytest.mark.parametrize("again", [7, 5])
+def test_a_hold_at_the_place_of_another_is_told_because_its_id_names_that_one(pipeline: Pipeline, again: int) -> None:
     shard = pipeline.shard.open(limit=None)
     shard.consume(shard.step(1))
     kept = {name: pipeline.connection.dump(name) for name in pipeline.connection.scan_iter()}
@@ -60,11 +61,11 @@ def test_a_hold_at_the_place_of_another_is_told_because_its_id_names_that_one(pi
     pipeline.drained()
     for name, value in kept.items():
         pipeline.connection.restore(name, 0, value, replace=True)
-    assert shard.hold(7) == "1-1"
+    assert shard.hold(again, ttl_ms=61_000) == "1-1"
     pipeline.drained()
     assert pipeline.rows("SELECT amount FROM holds") == [(5,)]
     (told,) = [detail for _, kind, detail in pipeline.incidents() if kind == "lost_hold"]
-    assert told == {"hold": "1-1", "amount": 7, "tenant": "t", "subject": "u", "metric": "m"}
+    assert told == {"hold": "1-1", "amount": again, "tenant": "t", "subject": "u", "metric": "m"}
 
 
 def test_a_poison_entry_is_told_once_though_the_drain_is_killed_again_and_again(
