@@ -241,7 +241,7 @@ def test_few_batches_are_under_way_at_once_and_no_more_wait_than_there_is_room_f
     assert used(shard) == 2 * MAX_WAITING_BATCHES
 
 
-def test_a_call_that_redis_begins_too_late_charges_nothing(stores: Stores, shard: Shard) -> None:
+def test_a_call_that_redis_begins_too_late_charges_nothing(shard: Shard) -> None:
     past_ms = shard.now_ms() - 1
     keyed = shard.step(1, key="k")
     assert shard.consume(keyed)[0].outcome is Outcome.ALLOWED

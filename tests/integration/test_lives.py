@@ -101,7 +101,7 @@ def test_how_far_shards_have_come(server: PrivateServer) -> None:
     assert within(look()) == {0: Standing(None, NOWHERE), 1: Standing(4, NOWHERE), 2: Standing(4, Place(4, 6))}
 
 
-def test_a_server_that_does_not_answer_is_told(tmp_path: Path) -> None:
+def test_a_server_that_does_not_answer_is_told() -> None:
     async def look() -> None:
         looking = Looking(client("redis://127.0.0.1:1/0"))
         with pytest.raises(CountersUnavailable, match="cannot be looked at"):
