@@ -1,14 +1,32 @@
-"""What tests on real stores begin with: an empty journal and ledger, or a ledger with a history of months."""
+"""What tests on real stores begin with: a database, a journal and a ledger, a history of months, a server to break."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
+from sqlalchemy import Engine, NullPool, create_engine
 
+from ledger.store import connect
 from tests.conftest import Database, Stores
 from tests.integration.archiving import History, history_of, made_once
+from tests.integration.counting import PrivateServer
 from tests.integration.pipeline import Pipeline
+
+
+@pytest.fixture
+def owner(database: Database) -> Iterator[Engine]:
+    engine = create_engine(database.owner_url, poolclass=NullPool)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def application(database: Database) -> Iterator[Engine]:
+    """As the application connects: with a pool, here of one connection, so that every transaction reuses it."""
+    engine = connect(database.application_url, pool_size=1)
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture
@@ -27,3 +45,9 @@ def made(stores: Stores, _migrated: str) -> Iterator[str]:
 def history(stores: Stores, made: str, tmp_path: Path) -> Iterator[History]:
     with history_of(stores, made, tmp_path) as history:
         yield history
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Iterator[PrivateServer]:
+    with PrivateServer(tmp_path) as server:
+        yield server
