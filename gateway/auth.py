@@ -12,8 +12,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import structlog
-
 from ledger import api_keys
 from ledger.api_keys import KeyRecord
 from ledger.store import ALL_TENANTS, Store
@@ -25,7 +23,6 @@ FORGET_UNUSED_S = 600.0
 MAX_KEYS = 10_000
 MAX_KEY_CHARACTERS = 255
 
-log = structlog.get_logger()
 _own_form = re.compile(r"qg_([A-Za-z0-9]{8,32})_[A-Za-z0-9_-]{32,}\Z")
 
 

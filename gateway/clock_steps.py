@@ -51,8 +51,9 @@ class ClockSteps:
         if self._is_first:
             newest_ms = await self._store.run(ALL_TENANTS, shards.newest_ms)
             now_ms = self._clock.now_ms()
-            if newest_ms - now_ms >= BACK_BY_MS and await self._wrote(StepBack(newest_ms, now_ms), was_seen=False):
-                self._count(StepBack(newest_ms, now_ms))
+            step = StepBack(newest_ms, now_ms)
+            if newest_ms - now_ms >= BACK_BY_MS and await self._wrote(step, was_seen=False):
+                self._count(step)
             self._is_first = False
         if self._untold is not None:
             await self._wrote(self._untold, was_seen=True)

@@ -70,7 +70,6 @@ _DENIAL = {
     },
     "upgrade": or_null(closed({"plan": IDENTIFIER, "limit": or_null(COUNT), "url": or_null(TEXT)})),
 }
-_COUNTED = ("accounts", "drifted", "corrected", "undrained_entries", "lag_ms", "incidents")
 _PROBLEM = {
     "type": {"type": "string", "format": "uri-reference"},
     "title": TEXT,

@@ -71,29 +71,27 @@ def connect_with(url: str, read: ReadMonths) -> Engine:
 
 
 # Row-level security, as on the table whose place it takes: what is asked for in a tenant's scope is only that tenant's.
+# It is enabled when the rows are in it, because COPY writes to no table under it.
 _TABLE = """
 CREATE TEMPORARY TABLE archived_entries AS SELECT * FROM public.entries WITH NO DATA;
-ALTER TABLE pg_temp.archived_entries ENABLE ROW LEVEL SECURITY;
 ALTER TABLE pg_temp.archived_entries FORCE ROW LEVEL SECURITY;
 CREATE POLICY a_tenant_sees_its_own ON pg_temp.archived_entries
     USING (current_setting('quotagate.tenant', true) IN (tenant, '*'));
 """
 
-_INDEXES = """
+_WHOLE = """
 CREATE UNIQUE INDEX ON pg_temp.archived_entries (shard, epoch, n, occurred_at);
 CREATE INDEX ON pg_temp.archived_entries (tenant, subject, metric, epoch, n);
 CREATE INDEX ON pg_temp.archived_entries (tenant, occurred_at, shard, epoch, n);
 ANALYZE pg_temp.archived_entries;
+ALTER TABLE pg_temp.archived_entries ENABLE ROW LEVEL SECURITY;
 """
 
 _copy_statement = sql.SQL("COPY pg_temp.archived_entries ({columns}) FROM STDIN WITH (FORMAT csv, HEADER true)")
 
 
 def _copy(cursor: "psycopg.Cursor[Any]", read: ReadMonths) -> None:
-    cursor.execute("SELECT set_config('quotagate.tenant', '*', true)")
     cursor.execute(_TABLE)
-    # COPY writes to no table with row-level security.
-    cursor.execute("ALTER TABLE pg_temp.archived_entries DISABLE ROW LEVEL SECURITY")
     for month, manifest in zip(read.months, read.manifests, strict=True):
         columns = sql.SQL(", ").join(map(sql.Identifier, manifest.columns))
         digest = sha256()
@@ -103,8 +101,7 @@ def _copy(cursor: "psycopg.Cursor[Any]", read: ReadMonths) -> None:
                 copy.write(block)
         if (cursor.rowcount, digest.hexdigest()) != (manifest.entries, manifest.sha256):
             raise InvalidRequest(f"what {read.folder} has of {name_of(month)} has changed while it was read")
-    cursor.execute(_INDEXES)
-    cursor.execute("ALTER TABLE pg_temp.archived_entries ENABLE ROW LEVEL SECURITY")
+    cursor.execute(_WHOLE)
 
 
 _entries_view = sql.SQL(

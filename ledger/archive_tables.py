@@ -20,8 +20,8 @@ archives = Table(
 )
 
 # What a month's entries add up to, for all that is added up from entries: an account's `period`, a `cap`, a `grant`;
-# `told` is a grant that the counters had heard of. The place is that of the last of these entries, `used_after` what it
-# states.
+# `told` is a grant that the counters had heard of. The place is that of the last of these entries (of `told` that of
+# the first), `used_after` what it states.
 carried = Table(
     "carried",
     metadata,

@@ -10,12 +10,6 @@ from ledger.tables import catalogs
 from quota.catalog import Catalog, Change, difference, parse_json, to_document
 
 
-def version(connection: Connection, tenant: str) -> int:
-    """The newest version's number, 0 when there is none yet."""
-    query = select(catalogs.c.version).where(catalogs.c.tenant == tenant).order_by(desc(catalogs.c.version)).limit(1)
-    return connection.execute(query).scalar() or 0
-
-
 def newest(connection: Connection, tenant: str) -> tuple[int, Catalog]:
     """The newest version and its catalog; version 0 and an empty catalog when there is none yet."""
     query = (

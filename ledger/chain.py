@@ -96,11 +96,6 @@ def link_fork(connection: Connection, shard: int, instants: Sequence[Instant]) -
         add_link(connection, shard, "fork", rows, _last(connection, shard))
 
 
-def heads(connection: Connection) -> dict[int, tuple[int, str]]:
-    """The number and the hash of each shard's last link: keep them where the ledger's owner cannot write."""
-    return {row.shard: (row.seq, bytes(row.hash).hex()) for row in connection.execute(_heads)}
-
-
 def linked_through(connection: Connection, shard: int) -> Place | None:
     """Up to where a shard's entries are linked; None if none is."""
     last = _last(connection, shard, "run")
@@ -112,8 +107,6 @@ def links_of(connection: Connection, shard: int, after_seq: int, most: int) -> l
     query = select(links).where(links.c.shard == shard, links.c.seq > after_seq).order_by(links.c.seq).limit(most)
     return [_link(row) for row in connection.execute(query)]
 
-
-_heads = text("SELECT DISTINCT ON (shard) shard, seq, hash FROM links ORDER BY shard, seq DESC")
 
 _one_at_a_time = text("SELECT pg_advisory_xact_lock(7261003, :shard)")
 

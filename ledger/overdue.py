@@ -4,6 +4,8 @@ from sqlalchemy import Connection, text
 
 MAX_COUNTED = 100_000
 """More are counted no further: it is known by then that nobody does it."""
+SEALED_WITHIN_S = 3_600
+"""A period that has been over for longer than that waits for somebody to look."""
 
 # Where there has been none yet: since there was somebody whose accounts could be compared.
 _unreconciled_s = text(
@@ -33,7 +35,7 @@ _unsealed = text(
 )
 
 
-def unsealed(connection: Connection, after_s: int) -> tuple[int, float]:
-    """How many periods are over for that long and not sealed, at most MAX_COUNTED, and for how long the oldest is."""
-    row = connection.execute(_unsealed, {"after_s": after_s, "most": MAX_COUNTED}).one()
+def unsealed(connection: Connection) -> tuple[int, float]:
+    """How many periods ought to be sealed and are not, at most MAX_COUNTED, and for how long the oldest is over."""
+    row = connection.execute(_unsealed, {"after_s": SEALED_WITHIN_S, "most": MAX_COUNTED}).one()
     return row.waiting, float(row.oldest_s or 0)

@@ -1,4 +1,4 @@
-"""What reconciliations and drains found, kept for people on call."""
+"""What reconciliations found, and incidents of every kind, kept for people on call."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -121,7 +121,7 @@ def forget(connection: Connection) -> int:
 
 
 def add_incidents(connection: Connection, shard: int, kind: str, details: Sequence[dict[str, Any]]) -> None:
-    """Keeps what a drain found that ought not to be."""
+    """Keeps what somebody found that ought not to be."""
     if details:
         connection.execute(insert(incidents), [{"shard": shard, "kind": kind, "detail": each} for each in details])
 

@@ -131,21 +131,6 @@ class TakeBack:
     reason: str
 
 
-_add = text(
-    """
-    INSERT INTO take_backs (tenant, shard, epoch, first_n, receipt_count, kind, reason)
-    VALUES (:tenant, :shard, :epoch, :first_n, :count, :kind, :reason)
-    ON CONFLICT DO NOTHING
-    """
-)
-
-
-def add(connection: Connection, take_back: TakeBack) -> bool:
-    """Notes a receipt to be taken back; False if it was noted before, whether that is done or waits."""
-    values = {name: getattr(take_back, name) for name in TakeBack.__slots__}
-    return connection.execute(_add, values).rowcount == 1
-
-
 _claim = claiming(
     take_backs,
     take_backs.c.done_at.is_(None),

@@ -1,4 +1,5 @@
-"""Reports: the ledger as its tenants read it. Entries, usage, balances at an instant, and sealed periods.
+"""Reports: the ledger as its tenants read it. Entries and usage; sealed periods are in ledger/sealed_reports.py,
+balances at an instant in ledger/balances_at.py.
 
 Every list is read in small pieces, each a short transaction that only reads: whatever reads it holds no connection
 while its caller thinks, and no snapshot that would keep Postgres from cleaning up behind the drain. A piece begins
@@ -77,7 +78,7 @@ _only_reading = text(
 def reading(
     connection: Connection, function: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
 ) -> T:
-    """Calls a function of this module in a transaction that cannot write."""
+    """Calls a function of a report in a transaction that cannot write."""
     connection.execute(_only_reading)
     return function(connection, *args, **kwargs)
 

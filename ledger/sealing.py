@@ -2,7 +2,8 @@
 
 The counters close a period with a `close` entry (lua/rules/buckets.lua); here the ledger says whether it agrees. A row
 of `sealed_periods` is written once and never changed: what is booked into the period afterwards is an adjustment of it
-(ledger/reports.py). A grant of what rolls over is written in the transaction that seals, so there is one, whoever dies.
+(ledger/sealed_reports.py). A grant of what rolls over is written in the transaction that seals, so there is one,
+whoever dies.
 """
 
 from collections.abc import Sequence
@@ -98,8 +99,7 @@ def place_of(after: Due) -> dict[str, Any]:
 # Whoever seals a period holds its balance until the commit; somebody else who would seal it passes it by.
 _hold = text(
     """
-    SELECT b.tenant, b.subject, b.metric, b.period_kind, b.period_start, b.period_end, b.plan, b.used,
-           b.shard, b.epoch, b.n
+    SELECT b.tenant, b.subject, b.metric, b.period_kind, b.period_start, b.period_end, b.plan, b.used, b.shard
     FROM unnest(CAST(:tenants AS text[]), CAST(:subjects AS text[]), CAST(:metrics AS text[]),
                 CAST(:kinds AS text[]), CAST(:starts AS timestamptz[]))
          AS wanted (tenant, subject, metric, period_kind, period_start)
@@ -206,7 +206,7 @@ def seal(connection: Connection, wanted: Sequence[Due], now_ms: int, *, is_last_
         epoch, n = added.last or (0, 0)
         sealed.append(Sealed(due, int(added.used), None))
         values.append(
-            _row(row, row.plan, int(added.used), added.entries)
+            _row(row, int(added.used), added.entries)
             | {"stated": None, "epoch": epoch, "n": n, "closed_at": row.period_end}
             | {"rolled_over": 0, "rollover_grant": None}
         )
@@ -236,7 +236,7 @@ def _by_their_closes(
         units = rolled[due].units if due in rolled else 0
         sealed.append(Sealed(due, used, row.stated, units, announcement))
         values.append(
-            _row(row, row.plan, used, entries)
+            _row(row, used, entries)
             | {"stated": row.stated, "epoch": row.epoch, "n": row.n, "closed_at": row.occurred_at}
             | {"rolled_over": units, "rollover_grant": grant_id}
         )
@@ -250,9 +250,9 @@ def _write(connection: Connection, values: list[dict[str, Any]], done: Sequence[
         connection.execute(_mark, _names_of(done))
 
 
-def _row(row: Any, plan: str | None, used: int, entries: int) -> dict[str, Any]:
-    names = ("tenant", "subject", "metric", "period_kind", "period_start", "period_end", "shard")
-    return {name: getattr(row, name) for name in names} | {"plan": plan, "used": used, "entries": entries}
+def _row(row: Any, used: int, entries: int) -> dict[str, Any]:
+    names = ("tenant", "subject", "metric", "period_kind", "period_start", "period_end", "shard", "plan")
+    return {name: getattr(row, name) for name in names} | {"used": used, "entries": entries}
 
 
 def _added_up(connection: Connection, due: Due, through: Place | None, closed_at: datetime) -> Any:

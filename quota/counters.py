@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import redis.asyncio
 from redis.exceptions import NoScriptError
@@ -25,8 +25,6 @@ MAX_ENTRIES_SINCE = 200_000
 MAX_WAITING_BATCHES = 100
 CHARGE_WITHIN_MS = 1_000
 """A call that Redis begins later than this charges nothing: its callers were told long ago that it did not answer."""
-
-T = TypeVar("T")
 
 
 class Counters:

@@ -72,7 +72,7 @@ class Settings:
     )
     database_url: str = _setting(_postgres_url, "", "Postgres, as the application role")
     owner_database_url: str = _setting(
-        _postgres_url, "", "Postgres, as the role that owns the tables; only migrate uses it"
+        _postgres_url, "", "Postgres, as the role that owns the tables; for migrate and ledger archive"
     )
     admin_key: str = _setting(_secret, "", "the first API key, with every scope, of the tenant `default`")
     key_pepper: str = _setting(_secret, "", "secret that API keys are hashed with; the same for every gateway")

@@ -1,1 +1,1 @@
-"""The roof: command line, one-machine supervisor, and the public face for Python programs."""
+"""The roof: the command line, and the one-machine supervisor."""

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from quota.journal import Place
 
 LATE_AFTER_S = 30
-SEALED_WITHIN_S = 3_600
 RECONCILED_WITHIN_S = 600
 """Or three times as long as one comes after the other, if that is longer."""
 JOURNAL_PART = 2
@@ -205,7 +204,7 @@ async def _unsealed(looked: Looked) -> list[str]:
     from ledger import overdue
     from ledger.store import ALL_TENANTS
 
-    waiting, oldest_s = await looked.gateway.store.run(ALL_TENANTS, overdue.unsealed, SEALED_WITHIN_S)
+    waiting, oldest_s = await looked.gateway.store.run(ALL_TENANTS, overdue.unsealed)
     if not waiting:
         return []
     more = " or more" if waiting == overdue.MAX_COUNTED else ""

@@ -380,6 +380,18 @@ def test_every_known_trap_is_linked_to_tests_that_exist() -> None:
             assert len(found) == 1, f"{trap}: {name} is not in {file}"
 
 
+def test_every_file_of_the_product_has_its_place_in_the_architecture() -> None:
+    """Migrations say themselves what they are."""
+    found = rows(ROOT / "ARCHITECTURE.md")
+    placed, room = [], ""
+    for first, _, files in found[found.index(["room", "subject", "files"]) + 2 : found.index(["key", "type", "holds"])]:
+        room = first.strip("`") or room
+        placed += [f"{room}/{name}" for name in re.findall(r"`([\w/]+)`", files)]
+    plain = [path for path in PRODUCT if "migrations" not in path.parts and not path.stem.startswith("__")]
+    there = [name_of(path.with_suffix("")) for path in [*plain, *LUA_FILES]]
+    assert sorted(placed) == sorted(there)
+
+
 def test_what_the_documents_name_is_there() -> None:
     first = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")]
     pages = [*first, *(ROOT / "docs").rglob("*.md")]

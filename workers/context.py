@@ -28,7 +28,6 @@ MAX_FORGETTINGS = 100
 
 INCIDENTS_H = 24
 """An alert of one stays for a day, so that nobody misses what happened at night."""
-SEALED_WITHIN_S = 3_600
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,8 @@ class Context:
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def forget(self) -> int:
-        """Forgets idempotency keys that are past their time, and outages and reconciliations of long ago, in many small
-        transactions; how many rows."""
+        """Forgets idempotency keys that are past their time, and outages, reconciliations and jobs of long ago, in many
+        small transactions; how many rows."""
         forgotten = 0
         for _ in range(MAX_FORGETTINGS):
             with transaction(self.engine, ALL_TENANTS) as connection:
@@ -72,7 +71,7 @@ class Context:
         """How many incidents of each kind there were in a day, and how many periods wait to be sealed."""
         with transaction(self.engine, ALL_TENANTS) as connection:
             counts = incidents.counts(connection, INCIDENTS_H)
-            waiting, _ = overdue.unsealed(connection, SEALED_WITHIN_S)
+            waiting, _ = overdue.unsealed(connection)
         return counts, waiting
 
     def make_partitions(self) -> int:

@@ -105,7 +105,7 @@ def announce() -> int:
 
 @patient
 def forget() -> int:
-    """Forgets idempotency keys that are past their time, and outages and reconciliations of long ago."""
+    """Forgets idempotency keys that are past their time, and outages, reconciliations and jobs of long ago."""
     return context().forget()
 
 

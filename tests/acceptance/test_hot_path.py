@@ -6,7 +6,6 @@ from typing import Any
 import httpx
 
 from tests.conftest import Tenant
-from tests.system import System
 
 MakeTenant = Callable[[str | dict[str, Any]], Tenant]
 
@@ -73,7 +72,7 @@ def test_a_plan_change_is_seen_by_the_next_request(make_tenant: MakeTenant) -> N
     assert (answer.json()["used"], answer.json()["limit"]) == (36, 200)
 
 
-def test_every_answer_has_the_request_id(system: System, make_tenant: MakeTenant) -> None:
+def test_every_answer_has_the_request_id(make_tenant: MakeTenant) -> None:
     tenant = make_tenant("credits")
     for answer in (
         tenant.consume("u_1", "credits", 1, **{"X-Request-Id": "mine-1"}),

@@ -44,13 +44,6 @@ CATALOG: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def document(system: System) -> dict[str, Any]:
-    answer = httpx.get(f"{system.urls['gateway']}/schema/openapi.json")
-    assert answer.status_code == 200
-    return dict(answer.json())
-
-
 @pytest.fixture
 def tenant(make_tenant: MakeTenant) -> Tenant:
     return make_tenant(CATALOG)

@@ -1,4 +1,4 @@
-"""What people on call and machines look at: health, metrics, reconciliation, commands, logs, the OpenAPI document."""
+"""What people on call and machines look at: health, metrics, logs, reconciliation."""
 
 import json
 import re
@@ -6,14 +6,12 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
 import httpx
 import psutil
 import pytest
-from jsonschema import Draft202012Validator
 
 from tests.conftest import Tenant
 from tests.system import ROOT, System, eventually
@@ -22,20 +20,6 @@ MakeTenant = Callable[[str | dict[str, Any]], Tenant]
 CREDITS = ROOT / "examples" / "credits.toml"
 REQUESTS = 200
 MAX_CLIENTS = 64
-ROUTES = {
-    "/v1/consume": {"post"},
-    "/v1/check": {"post"},
-    "/v1/subjects/{subject}/status": {"get"},
-    "/v1/subjects/{subject}/subscription": {"get", "put"},
-    "/v1/catalog": {"get", "put"},
-    "/v1/plans": {"get"},
-    "/v1/plans/{plan}": {"get"},
-    "/v1/ops/reconciliation": {"get"},
-    "/health/live": {"get"},
-    "/health/ready": {"get"},
-    "/metrics": {"get"},
-}
-PUBLIC = {"/health/live", "/health/ready", "/metrics"}
 
 
 @pytest.fixture(scope="module")
@@ -276,184 +260,3 @@ def test_the_last_reconciliation_is_shown_over_http(system: System, make_tenant:
     assert shown["accounts"] >= 1
     assert shown["started_at"].endswith("Z")
     assert shown["started_at"] <= shown["finished_at"]
-
-
-def test_doctor_finds_nothing_in_a_healthy_system_and_says_what_is_unsafe_in_another(system: System) -> None:
-    folder = ("--data", str(system.data))
-    healthy = system.command("doctor", *folder, check=False)
-    assert healthy.returncode == 0, healthy.stdout + healthy.stderr
-    wanting_more = System(system.data, durability="always")
-    unsafe = wanting_more.command("doctor", *folder, check=False)
-    assert unsafe.returncode == 1
-    assert "appendfsync" in unsafe.stdout
-    assert len(unsafe.stdout.splitlines()) == 1
-
-
-def test_doctor_tells_of_what_an_outage_has_left_undone(system: System) -> None:
-    folder = ("--data", str(system.data))
-    # Of an account that no catalog knows, and whose time has not come.
-    system.sql(
-        "INSERT INTO lost_replies (id, tenant, document, until_ms, noted_at) "
-        "VALUES (gen_random_uuid(), 'nobody', '{}', 9007199254740991, now() - interval '1 hour')"
-    )
-    system.sql(
-        "INSERT INTO outage_charges (id, tenant, subject, document, settled_at, refusal) "
-        "VALUES (gen_random_uuid(), 'nobody', 'u', '{}', now(), 'the catalog has no metric x')"
-    )
-    try:
-        told = system.command("doctor", *folder, check=False)
-        assert told.returncode == 1
-        late, refused = told.stdout.splitlines()
-        assert re.search(r"1 lost replies .* has waited for 36\d\d s", late)
-        assert "can never be charged" in refused
-        eventually(lambda: 'quotagate_left_to_do{what="lost_replies"} 1.0' in _metrics(system), "metrics tell of it")
-    finally:
-        system.sql("DELETE FROM lost_replies WHERE tenant = 'nobody'")
-        system.sql("DELETE FROM outage_charges WHERE tenant = 'nobody'")
-
-
-def _metrics(system: System) -> str:
-    return httpx.get(f"{system.urls['gateway']}/metrics").text
-
-
-def test_a_key_that_the_command_made_has_the_scopes_that_were_named_and_no_other(system: System) -> None:
-    words = ("key", "create", "--tenant", "by-command", "--scope", "read", "--json", "--data", str(system.data))
-    made = json.loads(system.command(*words).stdout)
-    assert made["scopes"] == ["read"] and made["tenant"] == "by-command"
-    with system.client(made["secret"]) as client:
-        assert client.get("/v1/plans").status_code == 200
-        assert client.post("/v1/check", json={"subject": "u_1", "metric": "m"}).status_code == 403
-
-
-def test_a_catalog_file_is_compared_then_applied(system: System, make_tenant: MakeTenant, tmp_path: Path) -> None:
-    tenant = make_tenant("credits")
-    assert tenant.consume("u_1", "credits", 36).status_code == 429
-    file = tmp_path / "more.toml"
-    file.write_text(CREDITS.read_text().replace("limit = 35,", "limit = 36,"))
-    words = ("catalog", "apply", str(file), "--tenant", tenant.name, "--data", str(system.data))
-    before = tenant.client.get("/v1/catalog").json()
-    compared = system.command(*words, "--dry-run")
-    assert "plans.free.limits.credits.limit: 35 -> 36" in compared.stdout.splitlines()
-    assert tenant.client.get("/v1/catalog").json() == before
-    applied = system.command(*words, "--json")
-    assert tenant.consume("u_1", "credits", 36).status_code == 200
-    file.write_text('default_plan = "nothing"')
-    refused = system.command(*words, check=False)
-    assert refused.returncode != 0
-    assert len(refused.stderr.splitlines()) == 1
-    assert "default_plan" in refused.stderr
-    assert tenant.consume("u_1", "credits", 1).status_code == 429
-    assert json.loads(applied.stdout)["changes"] == ["plans.free.limits.credits.limit: 35 -> 36"]
-
-
-@pytest.fixture(scope="module")
-def document(system: System) -> dict[str, Any]:
-    answer = httpx.get(f"{system.urls['gateway']}/schema/openapi.json")
-    assert answer.status_code == 200
-    return dict(answer.json())
-
-
-def _references(value: object) -> Iterator[str]:
-    if isinstance(value, dict):
-        if isinstance(value.get("$ref"), str):
-            yield value["$ref"]
-        for each in value.values():
-            yield from _references(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from _references(each)
-
-
-def test_the_openapi_document_is_sound(document: dict[str, Any]) -> None:
-    assert document["openapi"].startswith("3.1")
-    assert document["info"]["title"]
-    assert document["info"]["version"]
-    names = []
-    for path, item in document["paths"].items():
-        for method, operation in item.items():
-            names.append(operation["operationId"])
-            assert operation["responses"], (method, path)
-            assert all(response["description"] for response in operation["responses"].values()), (method, path)
-            declared = {each["name"] for each in operation.get("parameters", []) if each["in"] == "path"}
-            assert declared == set(re.findall(r"\{(\w+)\}", path)), (method, path)
-    assert len(names) == len(set(names))
-    for reference in _references(document):
-        target: Any = document
-        for word in reference.removeprefix("#/").split("/"):
-            target = target[word]
-    for schema in document["components"]["schemas"].values():
-        Draft202012Validator.check_schema(schema)
-
-
-def test_the_openapi_document_names_every_route(document: dict[str, Any]) -> None:
-    paths = document["paths"]
-    assert {path: set(paths.get(path, {})) for path in ROUTES} == ROUTES
-    assert "Idempotency-Key" in {each["name"] for each in paths["/v1/consume"]["post"]["parameters"]}
-    assert "dry_run" in {each["name"] for each in paths["/v1/catalog"]["put"]["parameters"]}
-
-
-def test_the_openapi_document_says_what_each_route_takes(document: dict[str, Any]) -> None:
-    operations = {(method, path): document["paths"][path][method] for path in ROUTES for method in ROUTES[path]}
-    with_body = {name for name, operation in operations.items() if "requestBody" in operation}
-    assert with_body == {(method, path) for method, path in operations if method in {"post", "put"}}
-
-
-def test_the_openapi_document_says_which_routes_need_a_key(document: dict[str, Any]) -> None:
-    of_all = document.get("security", [])
-    with_key = {
-        path for path in ROUTES for each in document["paths"][path].values() if any(each.get("security", of_all))
-    }
-    assert with_key == ROUTES.keys() - PUBLIC
-
-
-def _mismatches(document: dict[str, Any], path: str, answer: httpx.Response) -> list[str]:
-    """Where an answer is not as the document describes it."""
-    method = answer.request.method.lower()
-    name = f"{method} {path} {answer.status_code}"
-    responses = document["paths"][path][method]["responses"]
-    described = responses.get(str(answer.status_code)) or responses["default"]
-    media = answer.headers["content-type"].partition(";")[0]
-    if media not in described["content"]:
-        return [f"{name}: {media} is not described"]
-    schema = {**described["content"][media].get("schema", {}), "components": document["components"]}
-    value = answer.json() if media.endswith("json") else answer.text
-    return [f"{name}: {each.json_path}: {each.message}" for each in Draft202012Validator(schema).iter_errors(value)]
-
-
-def test_the_service_answers_as_the_openapi_document_says(document: dict[str, Any], make_tenant: MakeTenant) -> None:
-    tenant = make_tenant("credits")
-    client = tenant.client
-    subscription = "/v1/subjects/{subject}/subscription"
-    answers = [
-        ("/v1/consume", tenant.consume("u_1", "credits", 5)),
-        ("/v1/consume", tenant.operate("u_1", "create_post")),
-        ("/v1/consume", tenant.consume("u_1", "credits", 50)),
-        ("/v1/consume", tenant.consume("u_1", "nothing")),
-        ("/v1/consume", client.post("/v1/consume", json={})),
-        ("/v1/consume", client.post("/v1/consume", headers={"authorization": "Bearer nobody-knows"})),
-        ("/v1/check", tenant.check("u_1", "credits", 50)),
-        (subscription, tenant.subscribe("u_1", "pro")),
-        (subscription, client.get("/v1/subjects/u_1/subscription")),
-        (subscription, client.get("/v1/subjects/u_2/subscription")),
-        ("/v1/subjects/{subject}/status", client.get("/v1/subjects/u_1/status")),
-        ("/v1/plans/{plan}", client.get("/v1/plans/pro")),
-        ("/v1/plans/{plan}", client.get("/v1/plans/nothing")),
-        ("/v1/catalog", client.put("/v1/catalog", json={"metrics": 1})),
-        ("/v1/catalog", client.put("/v1/catalog?dry_run=true", json={})),
-    ]
-    answers += [(path, client.get(path)) for path in ("/v1/catalog", "/v1/plans", *sorted(PUBLIC))]
-    assert [mismatch for path, answer in answers for mismatch in _mismatches(document, path, answer)] == []
-
-
-def test_incidents_are_told_in_words_and_what_to_do(system: System) -> None:
-    detail = {"epoch": 1, "units": 1200, "accounts": [{"tenant": "t", "subject": "u_1", "metric": "m", "units": 1200}]}
-    system.sql("INSERT INTO incidents (shard, kind, detail) VALUES (5, 'lost_entries', %s::jsonb)", json.dumps(detail))
-    words = ("incidents", "--kind", "lost_entries", "--data", str(system.data))
-    told = system.command(*words, check=False)
-    assert told.returncode == 1
-    assert "lost_entries  shard 5: epoch 1, units 1,200" in told.stdout
-    assert "    t u_1 m: 1,200 units" in told.stdout and "give or charge it by hand" in told.stdout
-    (document,) = map(json.loads, system.command(*words, "--json", check=False).stdout.splitlines())
-    assert (document["kind"], document["shard"], document["detail"]) == ("lost_entries", 5, detail)
-    system.sql("DELETE FROM incidents WHERE kind = 'lost_entries'")
-    assert system.command(*words).stdout == "No incidents in the last 24 hours.\n"

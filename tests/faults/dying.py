@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Self
+from typing import Self
 
 import psutil
 import psycopg
@@ -16,7 +16,8 @@ from redis.exceptions import RedisError
 
 from tests.faults.conftest import assert_exactly_once
 from tests.faults.dying_drain import DRAINS, OUTLIVED, SERVERS
-from tests.load import Log, hammer
+from tests.faults.killing import requests_go_on
+from tests.load import Log
 from tests.system import ROOT, System, eventually
 
 ROUND = 20
@@ -112,27 +113,15 @@ def kill_at_points(
 ) -> Log:
     """Requests go on until there was a kill at each of these points. `told` hears of each kill: how many there were,
     and what was under way."""
-    done: list[bool] = []
-
-    def requests() -> Iterator[dict[str, Any]]:
-        place = 0
-        while not done:
-            yield {"subject": f"{name}-{place % SUBJECTS}", "metric": "units", "amount": 2}
-            place += 1
 
     def kill(log: Log) -> None:
-        try:
-            with DyingDrain(system) as dying:
-                for number, point in enumerate(order, 1):
-                    told(number, f"{point}: {_kill(system, dying, point)}", log)
-                    served = log.served
-                    eventually(lambda served=served: log.served >= served + SERVED_BETWEEN, "requests are served", 60)
-        finally:
-            done.append(True)
+        with DyingDrain(system) as dying:
+            for number, point in enumerate(order, 1):
+                told(number, f"{point}: {_kill(system, dying, point)}", log)
+                served = log.served
+                eventually(lambda served=served: log.served >= served + SERVED_BETWEEN, "requests are served", 60)
 
-    return hammer(
-        [system.urls["gateway"]], system.admin_key, requests(), clients=CLIENTS, meanwhile=kill, pause_s=PAUSE_S
-    )
+    return requests_go_on(system, name, SUBJECTS, kill, clients=CLIENTS, pause_s=PAUSE_S)
 
 
 def _kill(system: System, dying: DyingDrain, point: str) -> str:

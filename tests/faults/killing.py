@@ -1,6 +1,7 @@
 """Kills Redis under load, again and again, and looks at what is left."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import count, takewhile
 from typing import Any
 
 from tests.faults.conftest import assert_exactly_once, assert_only_what_was_answered_counts
@@ -16,25 +17,30 @@ def kill_redis_under_load(
     system: System, times: int, name: str, told: Callable[[int, Log], None] = lambda _times, _log: None
 ) -> Log:
     """Requests go on until Redis was killed so many times and is back. `told` hears of each kill."""
-    done: list[bool] = []
-
-    def requests() -> Iterator[dict[str, Any]]:
-        place = 0
-        while not done:
-            yield {"subject": f"{name}-{place % SUBJECTS}", "metric": "units", "amount": 2}
-            place += 1
 
     def kill(log: Log) -> None:
+        for killed in range(times):
+            _wait_for_more(log, "requests are served")
+            system.server("redis").kill()
+            told(killed + 1, log)
+        _wait_for_more(log, "requests are served after the last kill")
+
+    return requests_go_on(system, name, SUBJECTS, kill, clients=32)
+
+
+def requests_go_on(system: System, name: str, subjects: int, meanwhile: Callable[[Log], None], **load: Any) -> Log:
+    """Consumes 2 units at a time, of one subject after the other, until `meanwhile` comes to its end."""
+    done: list[bool] = []
+
+    def until_done(log: Log) -> None:
         try:
-            for killed in range(times):
-                _wait_for_more(log, "requests are served")
-                system.server("redis").kill()
-                told(killed + 1, log)
-            _wait_for_more(log, "requests are served after the last kill")
+            meanwhile(log)
         finally:
             done.append(True)
 
-    return hammer([system.urls["gateway"]], system.admin_key, requests(), clients=32, meanwhile=kill)
+    bodies = ({"subject": f"{name}-{place % subjects}", "metric": "units", "amount": 2} for place in count())
+    requests = takewhile(lambda _: not done, bodies)
+    return hammer([system.urls["gateway"]], system.admin_key, requests, meanwhile=until_done, **load)
 
 
 def _wait_for_more(log: Log, what: str) -> None:

@@ -41,7 +41,7 @@ def told(system: System, kind: str) -> int:
     return int(system.sql(query, kind)[0][0])
 
 
-def served_again(system: System, client: httpx.Client) -> None:
+def served_again(client: httpx.Client) -> None:
     body = {"subject": "other", "metric": "units"}
     eventually(lambda: client.post("/v1/consume", json=body).status_code == 200, "requests are served again")
 
@@ -56,7 +56,7 @@ def cut(system: System, name: str, part: float) -> tuple[int, int]:
         with newest.open("r+b") as file:
             file.truncate(int(newest.stat().st_size * part))
     with system.client() as client:
-        served_again(system, client)
+        served_again(client)
         served += asked(system, name)
         assert_the_two_agree(system)
         kept = kinds(system, name.replace("_", "\\_") + "\\_%")["consume"]

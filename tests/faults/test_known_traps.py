@@ -17,7 +17,7 @@ from tests.integration.shard import ClockedShard
 from tests.load import Request, hammer
 from tests.system import System, eventually
 
-DAY_MS, HOUR_MS = 86_400_000, 3_600_000
+HOUR_MS = 3_600_000
 CATALOG: dict[str, Any] = {
     "default_plan": "free",
     "metrics": {"m": {}, "n": {}, "seats": {"kind": "level", "on_outage": "allow"}},

@@ -50,7 +50,7 @@ def _lost(system: System, subject: str) -> int:
 
 
 def test_a_metric_that_is_denied_in_an_outage_is_told_with_503_and_not_charged(
-    faulty: System, door: Door, away: dict[str, float]
+    door: Door, away: dict[str, float]
 ) -> None:
     with door.gateway.client() as client:
         assert consume(client, "denied_away").status_code == 200

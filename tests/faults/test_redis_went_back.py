@@ -24,7 +24,7 @@ def test_an_older_file_is_noticed_before_it_is_used(faulty: System, tmp_path: Pa
         shutil.copytree(tmp_path / "older", files)
     eventually(lambda: told(faulty, "rewound") - told_before == 400, "what Redis had forgotten is told", 5)
     with faulty.client() as client:
-        served_again(faulty, client)
+        served_again(client)
         served += asked(faulty, "back")
         assert_the_two_agree(faulty)
         assert served == 1_200

@@ -4,10 +4,11 @@ import uuid
 from datetime import UTC, date, datetime
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, Column, Date, DateTime, Integer, LargeBinary, Table, Text, Uuid
+from sqlalchemy import ARRAY, BigInteger, Column, Connection, Date, DateTime, Integer, LargeBinary, Table, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 
 from ledger import tables
+from ledger.repeats import TakeBack
 
 TENANTS_TABLES: list[Table] = [each for each in tables.metadata.sorted_tables if "tenant" in each.columns]
 """Every table whose rows belong to tenants."""
@@ -44,3 +45,9 @@ def _value(table: Table, column: Column[Any], number: int) -> Any:
         case ARRAY():
             return []
     raise AssertionError(f"no value is known for {table.name}.{column.name}")
+
+
+def note_take_back(connection: Connection, take_back: TakeBack) -> None:
+    """As a drain notes a receipt that must be taken back."""
+    values = {name: getattr(take_back, name) for name in TakeBack.__slots__ if name != "count"}
+    connection.execute(tables.take_backs.insert().values(**values, receipt_count=take_back.count))

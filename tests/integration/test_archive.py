@@ -1,7 +1,5 @@
 """Old months leave the ledger for a file: what is left is right without them, and with them it is as it was."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -11,28 +9,10 @@ from sqlalchemy.exc import ProgrammingError
 from ledger import archive, balances_at, replay_balances, replay_verification
 from ledger.archive_files import csv_file, manifest_file
 from quota.errors import Conflict, InvalidRequest, Unsafe
-from tests.conftest import Database, Stores
-from tests.integration.archiving import History, history_of, made_once
+from tests.conftest import Database
+from tests.integration.archiving import History
 from tests.integration.pipeline import Crashed, crash
 from tests.integration.replaying import as_owner, through
-
-
-@pytest.fixture(autouse=True)
-def _logs_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command sets up its process's logs; this process is other tests' as well."""
-    monkeypatch.setattr("quotagate.operator.configure", lambda *_: None)
-
-
-@pytest.fixture(scope="module")
-def made(stores: Stores, _migrated: str) -> Iterator[str]:
-    with made_once(stores, _migrated) as name:
-        yield name
-
-
-@pytest.fixture
-def history(stores: Stores, made: str, tmp_path: Path) -> Iterator[History]:
-    with history_of(stores, made, tmp_path) as history:
-        yield history
 
 
 def verified(history: History) -> dict[str, Any]:

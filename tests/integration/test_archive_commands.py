@@ -1,35 +1,14 @@
 """`quotagate ledger archive` and `verify` from a shell, with the stores of a running `quotagate up`."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from quotagate.cli import main
-from tests.conftest import Stores
-from tests.integration.archiving import History, history_of, made_once
+from tests.integration.archiving import History
 from tests.integration.replaying import as_owner
-
-
-@pytest.fixture(autouse=True)
-def _logs_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command sets up its process's logs; this process is other tests' as well."""
-    monkeypatch.setattr("quotagate.operator.configure", lambda *_: None)
-
-
-@pytest.fixture(scope="module")
-def made(stores: Stores, _migrated: str) -> Iterator[str]:
-    with made_once(stores, _migrated) as name:
-        yield name
-
-
-@pytest.fixture
-def history(stores: Stores, made: str, tmp_path: Path) -> Iterator[History]:
-    with history_of(stores, made, tmp_path) as history:
-        yield history
 
 
 def command(history: History, *words: str) -> Result:

@@ -1,7 +1,6 @@
 """With the archived months beside it, the ledger reads as if none had ever left it."""
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ from quota.catalog import parse_toml, to_document
 from quota.errors import InvalidRequest, NotFound
 from quotagate.ledger_export import Output
 from quotagate.ledger_running import balances_at, run_job
-from tests.conftest import Stores
-from tests.integration.archiving import History, history_of, made_once
+from tests.integration.archiving import History
 from tests.integration.replaying import as_owner
 
 CATALOG = """
@@ -31,24 +29,6 @@ n = { limit = 2, period = "month" }
 ever = { limit = 40 }
 slept = { limit = 3 }
 """
-
-
-@pytest.fixture(autouse=True)
-def _logs_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command sets up its process's logs; this process is other tests' as well."""
-    monkeypatch.setattr("quotagate.operator.configure", lambda *_: None)
-
-
-@pytest.fixture(scope="module")
-def made(stores: Stores, _migrated: str) -> Iterator[str]:
-    with made_once(stores, _migrated) as name:
-        yield name
-
-
-@pytest.fixture
-def history(stores: Stores, made: str, tmp_path: Path) -> Iterator[History]:
-    with history_of(stores, made, tmp_path) as history:
-        yield history
 
 
 class Told:

@@ -1,27 +1,17 @@
 """After any mix of traffic the ledger knows what Redis knows, to the unit, and can make it again."""
 
-from collections.abc import Iterator
-
 import pytest
-import redis
 
 from ledger import accounts, grants, holds
 from ledger.store import ALL_TENANTS, transaction
 from quota.formats import CapState, parsed_parts
 from quota.keys import AccountName
-from tests.conftest import Database
 from tests.integration.pipeline import Pipeline
 from tests.integration.traffic import COUNTED, GRANTED, Traffic
 
 ACCOUNT = "tenant, subject, metric, period_kind, period_start"
 STEPS = 200
 SEEDS = 3
-
-
-@pytest.fixture
-def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline]:
-    with Pipeline.on(connection, database) as pipeline:
-        yield pipeline
 
 
 def assert_balances_are_the_sums(pipeline: Pipeline) -> None:

@@ -1,26 +1,17 @@
 """What else is compared than what was used, and how the ledger reads a correction."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import redis
 
 from ledger import comparison
 from quota.formats import CapState, GrantState
 from quota.periods import PeriodKind, period_at
-from tests.conftest import Database
 from tests.integration.accounts_apart import Members
 from tests.integration.pipeline import Pipeline
 from tests.integration.test_corrections import assert_nothing_is_left, found
 
 LINE = "{} {{now}} {} 1 1 {} - - {{account}} {{window}}"
-
-
-@pytest.fixture
-def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline]:
-    with Pipeline.on(connection, database) as pipeline:
-        yield pipeline
 
 
 class TestBuckets:

@@ -1,16 +1,13 @@
 """Reconciliation corrects what it finds, on real stores: the counter moves, and the ledger stays where it is."""
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import redis
 
 from ledger import reconciliations
 from quota import keys
 from quota.bulk import Bulk
-from tests.conftest import Database
 from tests.integration.accounts_apart import Members
 from tests.integration.pipeline import Consumers, Crashed, Pipeline, crash
 from tests.integration.shard import outcomes
@@ -18,12 +15,6 @@ from workers.guard import Guard
 from workers.reconcile import Corrections, Reconcile
 
 DEADLINE_S = 60.0
-
-
-@pytest.fixture
-def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline]:
-    with Pipeline.on(connection, database) as pipeline:
-        yield pipeline
 
 
 def reconcile(pipeline: Pipeline, **guard: int) -> Reconcile:

@@ -4,12 +4,8 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
-
-import pytest
-import redis
 
 from quota import keys
 from quota.journal import Place
@@ -21,12 +17,6 @@ from tests.system import ROOT, eventually
 KILLS = 5
 SEED = 20261122
 COUNT = 1_500
-
-
-@pytest.fixture
-def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline]:
-    with Pipeline.on(connection, database) as pipeline:
-        yield pipeline
 
 
 def started(stores: Stores, database: Database) -> "subprocess.Popen[bytes]":

@@ -25,10 +25,6 @@ def sent(connection: "redis.Redis", command: str) -> int:
     return int(connection.info("commandstats").get(f"cmdstat_{command}", {}).get("calls", 0))
 
 
-def used(shard: Shard) -> int:
-    return int(shard.account()["state"].split(" ")[0])
-
-
 @pytest.fixture
 def shard(connection: "redis.Redis") -> Shard:
     """An account without a limit; every script known to the server."""
@@ -76,7 +72,7 @@ def test_each_caller_gets_its_own_reply(stores: Stores, shard: Shard) -> None:
 
     replies = within(ask())
     assert [reply.accounts[0].amount for reply in replies] == list(range(1, 501))
-    assert used(shard) == sum(range(1, 501))
+    assert shard.used() == sum(range(1, 501))
 
 
 def test_few_calls_are_in_flight_at_once_and_the_rest_wait_their_turn(stores: Stores, shard: Shard) -> None:
@@ -86,7 +82,7 @@ def test_few_calls_are_in_flight_at_once_and_the_rest_wait_their_turn(stores: St
             return connection.most_under_way, connection.batches
 
     assert within(ask()) == (MAX_CALLS_IN_FLIGHT, [MAX_BATCH_STEPS] * 10)
-    assert used(shard) == 10 * MAX_BATCH_STEPS
+    assert shard.used() == 10 * MAX_BATCH_STEPS
 
 
 def test_more_than_may_wait_are_refused_at_once_and_not_charged(stores: Stores, shard: Shard) -> None:
@@ -102,7 +98,7 @@ def test_more_than_may_wait_are_refused_at_once_and_not_charged(stores: Stores, 
 
     replies = within(ask())
     assert {reply.outcome for reply in replies} == {Outcome.ALLOWED}
-    assert used(shard) == len(replies) == MAX_WAITING_STEPS
+    assert shard.used() == len(replies) == MAX_WAITING_STEPS
 
 
 def test_a_step_that_fails_does_not_harm_the_others_of_its_call(stores: Stores, shard: Shard) -> None:
@@ -126,8 +122,8 @@ def test_a_step_that_fails_does_not_harm_the_others_of_its_call(stores: Stores, 
     outcomes = ["allowed", "failed", "failed", "allowed", "failed", "allowed", "unready"]
     assert [reply.outcome.value for reply in replies] == outcomes
     assert [replies[place].accounts[0].amount for place in (0, 3, 5)] == [1, 2, 3]
-    assert used(shard) == 6
-    assert used(other) == 0
+    assert shard.used() == 6
+    assert other.used() == 0
 
 
 def test_a_caller_that_gave_up_does_not_harm_the_others_of_its_call(stores: Stores, shard: Shard) -> None:
@@ -150,7 +146,7 @@ def test_a_server_that_forgot_the_scripts_is_sent_them_once_more(stores: Stores,
             return await held.run_all([protocol.publish(3, "t", 1), protocol.begin_epoch(4, 1, "")])
 
     assert within(ask()) == [0, b"begun"]
-    assert used(shard) == 1
+    assert shard.used() == 1
 
 
 def test_calls_in_a_row_go_out_a_hundred_a_trip_and_a_failed_one_stays_alone(stores: Stores, shard: Shard) -> None:
@@ -240,10 +236,10 @@ def test_few_batches_are_under_way_at_once_and_no_more_wait_than_there_is_room_f
     refused = [each for each in found if isinstance(each, BaseException)]
     assert most == MAX_CALLS_IN_FLIGHT
     assert [str(each) for each in refused] == ["100 batches are waiting for Redis already; nothing was charged"] * 10
-    assert used(shard) == 2 * MAX_WAITING_BATCHES
+    assert shard.used() == 2 * MAX_WAITING_BATCHES
 
 
-def test_a_call_that_redis_begins_too_late_charges_nothing(stores: Stores, shard: Shard) -> None:
+def test_a_call_that_redis_begins_too_late_charges_nothing(shard: Shard) -> None:
     past_ms = shard.now_ms() - 1
     keyed = shard.step(1, key="k")
     assert shard.consume(keyed)[0].outcome is Outcome.ALLOWED
@@ -253,7 +249,7 @@ def test_a_call_that_redis_begins_too_late_charges_nothing(stores: Stores, shard
     assert [reply.outcome.value for reply in replies] == ["late"] * 4 + ["allowed"]
     assert replies[-1].replayed  # an answer that was given before is given at any time
     assert min(reply.now_ms for reply in replies[:4]) > past_ms
-    assert used(shard) == 1
+    assert shard.used() == 1
 
 
 @pytest.mark.parametrize("behind_ms", [5_000, 3_600_000])
@@ -267,7 +263,7 @@ def test_a_gateway_whose_clock_is_behind_learns_of_it_from_the_first_reply(
 
     first, second = within(ask())
     assert [first.outcome, second.outcome] == [Outcome.LATE, Outcome.ALLOWED]
-    assert used(shard) == 1
+    assert shard.used() == 1
 
 
 def test_a_first_answer_that_comes_again_does_not_turn_the_clock_back(stores: Stores, shard: Shard) -> None:

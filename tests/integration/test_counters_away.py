@@ -2,8 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import redis
@@ -29,16 +27,6 @@ from tests.integration.shard import Shard
 
 WITHIN_S = 1.0
 """How soon after its return Redis must be used again."""
-
-
-def used(shard: Shard) -> int:
-    return int(shard.account()["state"].split(" ")[0])
-
-
-@pytest.fixture
-def private(tmp_path: Path) -> Iterator[PrivateServer]:
-    with PrivateServer(tmp_path) as server:
-        yield server
 
 
 HUNG_CALLERS = [1, MAX_CALLS_IN_FLIGHT * MAX_BATCH_STEPS, 4 * MAX_CALLS_IN_FLIGHT * MAX_BATCH_STEPS]
@@ -104,7 +92,7 @@ def test_after_a_stop_the_counters_work_again_and_what_was_charged_is_known(priv
         assert {type(each) for each in refused} == {CountersUnavailable}
         assert [(reply.outcome, reply.replayed) for reply in after] == [("allowed", False), ("allowed", True)]
         # The call of a hundred went through as one or not at all; no reply was taken for another's.
-        charged = used(shard)
+        charged = shard.used()
         assert charged in {2, 102}
         assert [entry.used_after for entry in shard.entries()] == list(range(1, charged + 1))
         assert after[0].accounts[0].used == charged
@@ -203,4 +191,4 @@ def test_a_server_that_refuses_to_write_is_not_away(private: PrivateServer) -> N
                 assert (await held.decide(shard.step(1))).outcome is Outcome.ALLOWED
 
         within(ask())
-        assert (heard, used(shard)) == ([], 1)
+        assert (heard, shard.used()) == ([], 1)

@@ -1,9 +1,8 @@
 """Steps whose reply was lost: they are never sent again, and who looks for them hears of exactly those."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,22 +29,12 @@ from tests.integration.counting import (
 from tests.integration.shard import Shard
 
 
-def used(shard: Shard) -> int:
-    return int(shard.account()["state"].split(" ")[0])
-
-
 @pytest.fixture
 def shard(connection: "redis.Redis") -> Shard:
     """An account without a limit; every script known to the server."""
     for script in SCRIPTS.values():
         connection.script_load(script.text)
     return Shard(connection).open(limit=None)
-
-
-@pytest.fixture
-def private(tmp_path: Path) -> Iterator[PrivateServer]:
-    with PrivateServer(tmp_path) as server:
-        yield server
 
 
 def test_a_lost_reply_is_never_asked_for_twice(stores: Stores, shard: Shard) -> None:
@@ -75,7 +64,7 @@ def test_a_lost_reply_is_never_asked_for_twice(stores: Stores, shard: Shard) -> 
         return found if isinstance(found, BaseException) else None
 
     assert isinstance(within(ask()), CountersUnavailable)
-    assert used(shard) == 1
+    assert shard.used() == 1
 
 
 class Heard:
@@ -192,4 +181,4 @@ def test_what_a_hung_server_begins_too_late_charges_nothing_when_it_goes_on(
                 await until(lambda: connection.info("commandstats").get(calls, {}).get("calls", 0) > 0)
 
         within(ask())
-        assert used(shard) == charged
+        assert shard.used() == charged

@@ -3,7 +3,7 @@
 import json
 import pickle
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -17,19 +17,12 @@ from ledger.store import ALL_TENANTS, transaction
 from quota import keys, protocol
 from quota.catalog import parse_toml
 from quota.settings import Settings
-from tests.conftest import SHARDS, Database
+from tests.conftest import SHARDS
 from tests.integration.pipeline import Crashed, Pipeline, crash
 from tests.integration.shard import Shard
 from workers import queues
 from workers.announce import Announcer
 from workers.schedule import JsonJob, OnceQueued
-
-
-@pytest.fixture
-def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline]:
-    with Pipeline.on(connection, database) as pipeline:
-        yield pipeline
-
 
 CATALOG = """
 default_plan = "free"

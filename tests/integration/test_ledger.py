@@ -1,7 +1,6 @@
 """The ledger on a real PostgreSQL: who may do what with it, and who sees what."""
 
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
@@ -18,21 +17,6 @@ from tests.conftest import SHARDS, Database
 
 NOW_MS = int(datetime.now(UTC).timestamp() * 1000)
 ROW_SECURED = [table.name for table in tables.metadata.sorted_tables if "tenant" in table.columns]
-
-
-@pytest.fixture
-def owner(database: Database) -> Iterator[Engine]:
-    engine = create_engine(database.owner_url, poolclass=NullPool)
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def application(database: Database) -> Iterator[Engine]:
-    """As the application connects: with a pool, here of one connection, so that every transaction reuses it."""
-    engine = connect(database.application_url, pool_size=1)
-    yield engine
-    engine.dispose()
 
 
 def entry(n: int = 0, tenant: str = "t", *, shard: int = 0) -> Entry:

@@ -205,8 +205,8 @@ class TestSealedPeriods:
     def test_they_are_walked_without_gap_or_repetition(self, pipeline: Pipeline) -> None:
         for metric in ("m3", "m1", "m2"):
             pipeline.clocked.open(metric, 10, period=_ends_in(pipeline, 1))
-            pipeline.put(_close(pipeline, metric, used=3), metric=metric)
-            pipeline.put(_close(pipeline, metric, used=4, days=1), metric=metric)
+            pipeline.put(_close(pipeline, used=3), metric=metric)
+            pipeline.put(_close(pipeline, used=4, days=1), metric=metric)
         pipeline.drained()
         seal(pipeline)
         walked: list[SealPlace] = []
@@ -221,7 +221,7 @@ class TestSealedPeriods:
         assert [place.metric for place in walked] == ["m1", "m1", "m2", "m2", "m3", "m3"]
 
 
-def _close(pipeline: Pipeline, metric: str, *, used: int, days: int = 0) -> str:
+def _close(pipeline: Pipeline, *, used: int, days: int = 0) -> str:
     now_ms = pipeline.clocked.now_ms()
     window = f"{now_ms - (9 - days) * DAY_MS} {now_ms - (8 - days) * DAY_MS} free day - -"
     return f"close {now_ms} 0 0 {used} 1 1 - - - {{account}} {window}"

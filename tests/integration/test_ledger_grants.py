@@ -2,10 +2,8 @@
 
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
-import redis
 from sqlalchemy import text
 
 from ledger import grants
@@ -17,12 +15,6 @@ from quota.protocol import Mode
 from tests.conftest import Database
 from tests.integration.one_account import ACCOUNT, do, give, granted_now, next_day, open_with_grants, roll
 from tests.integration.pipeline import Pipeline
-
-
-@pytest.fixture
-def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline]:
-    with Pipeline.on(connection, database) as pipeline:
-        yield pipeline
 
 
 class TestGrants:

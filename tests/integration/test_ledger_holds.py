@@ -1,9 +1,6 @@
 """Holds, capped windows and seals in the ledger, as the drain fills them and as callers read them."""
 
-from collections.abc import Iterator
-
 import pytest
-import redis
 
 from ledger import accounts, holds
 from quota import keys
@@ -11,7 +8,6 @@ from quota.journal import Place
 from quota.keys import AccountName
 from quota.periods import DAY_MS
 from quota.protocol import Mode
-from tests.conftest import Database
 from tests.integration.one_account import ACCOUNT, do, give, next_day, open_with_grants, roll
 from tests.integration.pipeline import Pipeline
 
@@ -23,12 +19,6 @@ MOVED = {
     "holds": "SELECT epoch, n, settled_by, settled_at, sealed FROM holds ORDER BY 1, 2",
     "idempotency_keys": "SELECT key, epoch, first_n FROM idempotency_keys ORDER BY 1",
 }
-
-
-@pytest.fixture
-def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline]:
-    with Pipeline.on(connection, database) as pipeline:
-        yield pipeline
 
 
 class TestHolds:

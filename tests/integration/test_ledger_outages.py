@@ -17,6 +17,7 @@ from ledger.outages import LetThrough, LostReply, Note
 from ledger.repeats import TakeBack
 from ledger.store import ALL_TENANTS, connect, transaction
 from tests.conftest import SHARDS, Database
+from tests.integration.ledger_rows import note_take_back
 from tests.unit.outage_scene import let_through as noted_let_through
 from tests.unit.outage_scene import lost_reply as noted_lost_reply
 
@@ -129,7 +130,7 @@ KINDS = [
     ),
     Work(
         "take_backs",
-        lambda ledger, n: ledger.call(repeats.add, take_back(n)),
+        lambda ledger, n: ledger.call(note_take_back, take_back(n)),
         lambda connection, most: [each.first_n for each in repeats.claim(connection, most)],
     ),
 ]
@@ -244,7 +245,7 @@ class TestWhatIsLeft:
         ledger.keep(*(let_through(n) for n in range(6)), lost_reply(7))
         ledger.call(outages.settled, {ident(0): None, ident(1): "crowded"})
         for n in range(3):
-            ledger.call(repeats.add, take_back(n))
+            ledger.call(note_take_back, take_back(n))
         ledger.call(repeats.done, [take_back(0)])
         ledger.rows(f"UPDATE outage_charges SET kept_at = now() - interval '1 hour' WHERE id <= '{ident(2)}'")
         ledger.rows("UPDATE lost_replies SET noted_at = now() - interval '1 minute'")

@@ -1,9 +1,6 @@
 """Receipts, as the ledger knows them: what they took, where it was sealed, what went back."""
 
-from collections.abc import Iterator
-
 import pytest
-import redis
 
 from ledger import receipts
 from ledger.receipts import Taken
@@ -11,15 +8,8 @@ from quota import keys
 from quota.journal import Place
 from quota.keys import AccountName
 from quota.protocol import Mode
-from tests.conftest import Database
 from tests.integration.one_account import ACCOUNT, do, give, open_with_grants, roll
 from tests.integration.pipeline import Pipeline
-
-
-@pytest.fixture
-def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline]:
-    with Pipeline.on(connection, database) as pipeline:
-        yield pipeline
 
 
 class TestReceipts:

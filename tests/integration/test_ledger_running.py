@@ -19,12 +19,6 @@ from tests.integration.pipeline import Pipeline
 ACCOUNTS = 6
 
 
-@pytest.fixture(autouse=True)
-def _logs_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command sets up its process's logs; this process is other tests' as well."""
-    monkeypatch.setattr("quotagate.operator.configure", lambda *_: None)
-
-
 @pytest.fixture
 def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline]:
     with Pipeline.on(connection, database) as pipeline:

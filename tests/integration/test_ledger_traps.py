@@ -3,12 +3,10 @@
 import random
 import re
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-import redis
 from sqlalchemy import NullPool, create_engine, event, text
 
 from ledger import entries, staging
@@ -26,12 +24,6 @@ from workers import drain
 
 WRITERS, BATCHES, ACCOUNTS = 6, 12, 25
 BY_LENGTH = re.compile(r"""['"]MAXLEN\b|\.x(add|trim)\(.*maxlen""", re.IGNORECASE)
-
-
-@pytest.fixture
-def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline]:
-    with Pipeline.on(connection, database) as pipeline:
-        yield pipeline
 
 
 def test_entries_are_in_the_journal_until_the_ledger_has_committed_them(pipeline: Pipeline) -> None:

@@ -103,11 +103,11 @@ def test_how_far_shards_have_come(server: PrivateServer) -> None:
     assert within(look()) == {0: Standing(None, NOWHERE), 1: Standing(4, NOWHERE), 2: Standing(4, Place(4, 6))}
 
 
-def test_a_head_that_cannot_be_read_is_none(server: PrivateServer) -> None:
+def test_a_head_that_cannot_be_read_is_none(private: PrivateServer) -> None:
     async def look() -> list[int | None]:
-        looking = Looking(client(server.url))
+        looking = Looking(client(private.url))
         await looking.begin(dict.fromkeys(range(5), 4), "store")
-        with redis.Redis.from_url(server.url) as connection:
+        with redis.Redis.from_url(private.url) as connection:
             connection.hset(keys.head(1), "epoch", "q")
             connection.hset(keys.head(2), "fence", b"\xb1")
             connection.rename(keys.head(3), "elsewhere")
@@ -128,7 +128,7 @@ def test_a_refusal_is_not_taken_for_a_loss(refusal: str) -> None:
             standing_of(*replies)
 
 
-def test_a_server_that_does_not_answer_is_told(tmp_path: Path) -> None:
+def test_a_server_that_does_not_answer_is_told() -> None:
     async def look() -> None:
         looking = Looking(client("redis://127.0.0.1:1/0"))
         with pytest.raises(CountersUnavailable, match="cannot be looked at"):

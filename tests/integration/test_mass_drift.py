@@ -1,22 +1,10 @@
 """A mass drift is told and not "corrected"; and what runs found is kept for a while."""
 
-from collections.abc import Iterator
-
-import pytest
-import redis
-
 from ledger import reconciliations
-from tests.conftest import Database
 from tests.integration.accounts_apart import Members
 from tests.integration.pipeline import Pipeline
 from workers.guard import Guard
 from workers.reconcile import WHAT_TO_DO, Corrections, Reconcile
-
-
-@pytest.fixture
-def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline]:
-    with Pipeline.on(connection, database) as pipeline:
-        yield pipeline
 
 
 def reconcile(pipeline: Pipeline, most: int = 100, most_pct: int = 10) -> Reconcile:

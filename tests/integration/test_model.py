@@ -18,7 +18,8 @@ from hypothesis.stateful import (
 from quota.buckets import Grant, Terms
 from quota.model import Account
 from quota.periods import DAY_MS, PeriodKind
-from tests.integration.side_by_side import START_MS, Offer, Pair, World
+from tests.integration.paired import Offer, Pair
+from tests.integration.side_by_side import START_MS, World
 
 STEPS_A_RUN, RUNS = 100, 150
 HOUR_MS, MINUTE_MS = 3_600_000, 60_000

@@ -1,23 +1,11 @@
 """Faults of every kind, planted one at a time: each is found, and told with its account or its place. A thousand of
 them, and an hour without one: tests/soak/planted.py."""
 
-from collections.abc import Iterator
-
-import pytest
-import redis
-
-from tests.conftest import Database
 from tests.integration.pipeline import Pipeline
 from tests.integration.planting import Planter
 
 FAULTS = 30
 SEED = 20261122
-
-
-@pytest.fixture
-def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline]:
-    with Pipeline.on(connection, database) as pipeline:
-        yield pipeline
 
 
 def test_each_planted_fault_is_found_and_nothing_else(pipeline: Pipeline) -> None:

@@ -49,7 +49,6 @@ def set_for_the_session(connection: Connection) -> None:
 
 
 ENDS = [commit, stumble, break_a_constraint, write_anothers_row, run_into_a_timeout]
-End = Callable[[Connection], None]
 
 
 @pytest.fixture(scope="module")

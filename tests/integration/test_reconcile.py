@@ -1,10 +1,8 @@
 """Reconciliation on real stores, with the traffic going on."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-import redis
 
 from ledger import reconciliations
 from ledger.reconciliations import Drift
@@ -13,14 +11,7 @@ from quota import protocol
 from quota.keys import AccountName
 from quota.periods import to_rfc3339
 from quota.protocol import Bringing, Opening
-from tests.conftest import Database
 from tests.integration.pipeline import Consumers, Pipeline
-
-
-@pytest.fixture
-def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline]:
-    with Pipeline.on(connection, database) as pipeline:
-        yield pipeline
 
 
 class TestReconcile:

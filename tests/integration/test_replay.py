@@ -1,11 +1,9 @@
 """The ledger gone through again, from its entries alone: what is right is found right, what was changed is named."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-import redis
 from sqlalchemy import text
 
 from bench.ledger import fill
@@ -15,13 +13,6 @@ from quota.protocol import Mode
 from tests.conftest import Database
 from tests.integration.pipeline import Pipeline
 from tests.integration.replaying import as_owner, go_back, rich_history, through
-
-
-@pytest.fixture
-def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline]:
-    with Pipeline.on(connection, database) as pipeline:
-        yield pipeline
-
 
 FIGURES = {"accounts": 0, "entries": 0, "carried": 0, "balances": 0, "differing": 0, "told": 0, "differences": []}
 

@@ -1,22 +1,10 @@
 """Balances added up again from entries alone, at any instant that was."""
 
-from collections.abc import Iterator
-
-import pytest
-import redis
-
 from ledger import replay_balances
 from quota.periods import DAY_MS
 from quota.protocol import Mode
-from tests.conftest import Database
 from tests.integration.pipeline import Pipeline
 from tests.integration.replaying import rich_history, through
-
-
-@pytest.fixture
-def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline]:
-    with Pipeline.on(connection, database) as pipeline:
-        yield pipeline
 
 
 class TestBalances:

@@ -1,23 +1,12 @@
 """Entries as a stream: each once, in an order that stays, up to where the ledger stood when it began."""
 
-from collections.abc import Iterator
 from typing import Any
-
-import pytest
-import redis
 
 from ledger import replay_export
 from quota.keys import AccountName
 from quota.periods import DAY_MS
-from tests.conftest import Database
 from tests.integration.pipeline import Pipeline
 from tests.integration.replaying import go_back, through
-
-
-@pytest.fixture
-def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline]:
-    with Pipeline.on(connection, database) as pipeline:
-        yield pipeline
 
 
 class TestExport:

@@ -1,7 +1,6 @@
 """The ledger's schema on a real PostgreSQL: migrations, partitions, and what keeps the application from starting."""
 
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
@@ -19,21 +18,6 @@ CONTENT = (
     "SELECT count(*), (SELECT count(*) FROM pg_class), (SELECT count(*) FROM pg_policy), "
     "(SELECT string_agg(version_num, ',') FROM alembic_version) FROM shards"
 )
-
-
-@pytest.fixture
-def owner(database: Database) -> Iterator[Engine]:
-    engine = create_engine(database.owner_url, poolclass=NullPool)
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def application(database: Database) -> Iterator[Engine]:
-    """As the application connects: with a pool, here of one connection, so that every transaction reuses it."""
-    engine = connect(database.application_url, pool_size=1)
-    yield engine
-    engine.dispose()
 
 
 def count(connection: Connection, table: str) -> int:

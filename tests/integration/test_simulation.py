@@ -1,11 +1,9 @@
 """What if, on a real ledger: step by step through its subjects, with what was before the stretch."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
-import redis
 from sqlalchemy import text
 
 from ledger import simulation
@@ -15,7 +13,6 @@ from quota.formats import GrantState
 from quota.keys import AccountName
 from quota.periods import DAY_MS, from_rfc3339
 from quota.protocol import Charge
-from tests.conftest import Database
 from tests.integration.pipeline import Pipeline
 
 MAX_STEPS = 100
@@ -26,12 +23,6 @@ default_plan = "free"
 limit = %d
 period = "%s"
 """
-
-
-@pytest.fixture
-def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline]:
-    with Pipeline.on(connection, database) as pipeline:
-        yield pipeline
 
 
 def consume(pipeline: Pipeline, subject: str, *amounts: int, **changes: Any) -> None:

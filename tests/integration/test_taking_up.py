@@ -1,11 +1,9 @@
 """Jobs that people ask for: one worker has each at a time, and what one leaves another goes on with."""
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import redis
 from sqlalchemy import text
 
 from ledger import jobs
@@ -13,7 +11,6 @@ from ledger.jobs import Job
 from ledger.replay import Step
 from ledger.store import ALL_TENANTS, transaction
 from quota.errors import Conflict, InvalidRequest, LedgerUnavailable, NotFound, TooMany
-from tests.conftest import Database
 from tests.integration.pipeline import Crashed, Pipeline
 from workers import asked_jobs
 from workers.rebuild import Rebuild
@@ -21,12 +18,6 @@ from workers.reset import Reset
 from workers.taking_up import TakingUp
 
 DEADLINE_S = 30.0
-
-
-@pytest.fixture
-def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline]:
-    with Pipeline.on(connection, database) as pipeline:
-        yield pipeline
 
 
 def ask(pipeline: Pipeline, job: str = "count", tenant: str = "t", **arguments: Any) -> Job:

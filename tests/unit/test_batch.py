@@ -144,7 +144,7 @@ def test_while_the_ledger_is_away_only_items_that_need_it_fail(scene: Scene) -> 
     assert [each["status"] for each in scene.send(*items)] == [200] * 128 + [503, 200]
 
 
-def test_a_metric_that_another_gateway_has_added_is_found(scene: Scene) -> None:
+def test_a_metric_that_another_gateway_has_added_is_found() -> None:
     newest = msgspec.structs.replace(CATALOG, metrics=CATALOG.metrics | {"new": Metric()})
     for atomic in (False, True):
         found = Scene(newest).send(item("u"), item("u", "new"), atomic=atomic)
