@@ -12,8 +12,9 @@ from ledger.announcements import announce, announce_all
 from ledger.instants import from_timestamp, to_timestamp
 from ledger.tables import grants
 from quota.errors import IdempotencyKeyReused, TooMany
+from quota.identifiers import MAX_AMOUNT
 from quota.keys import AccountName
-from quota.periods import to_rfc3339
+from quota.periods import LATEST_MS, to_rfc3339
 
 KINDS = frozenset(("grant", "expire"))
 """The entries which say that Redis has heard of a grant, or has seen its end."""
@@ -114,6 +115,19 @@ _all_one_at_a_time = text(
     ) AS wanted
     """
 )
+
+
+def rolled_over(detail: str | None, account: AccountName, start_ms: int, drifted: int) -> RolledOver | None:
+    """What goes on of a period into the next: what the entry that closed it says (`lua/rules/buckets.lua`), and what
+    its counter had `drifted` from what the ledger knows to have been used. ValueError when it is damaged."""
+    if detail is None or not detail.startswith("rollover:"):
+        return None
+    _, left, most, until_ms, *unseen = detail.split(":")
+    numbers = [int(word) for word in (left, most, until_ms)]
+    if max(map(abs, numbers)) > MAX_AMOUNT or numbers[2] > LATEST_MS:
+        raise ValueError(f"{detail} is out of range")
+    units = min(numbers[1], numbers[0] + (0 if unseen else drifted))
+    return RolledOver(account, start_ms, units, numbers[2]) if units > 0 else None
 
 
 def roll_over(connection: Connection, wanted: Sequence[RolledOver]) -> list[tuple[int, int]]:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, text
 
 from ledger import grants
 from ledger.accounts import array_text, names_of
-from ledger.grants import RolledOver
+from ledger.grants import rolled_over
 from ledger.instants import from_timestamp, to_timestamp
 from quota.journal import Place
 from quota.keys import AccountName
@@ -44,17 +44,19 @@ FIRST = Due(-(2**53), "", "", "", "", 0)
 @dataclass(frozen=True, slots=True)
 class Sealed:
     """What was done to one period. `stated` None: nothing closed it. If something of it went on, there is an
-    `announcement` that Redis must hear of."""
+    `announcement` that Redis must hear of. `unreadable`: what the entry that closed it says of that, if it is damaged;
+    then nothing went on."""
 
     due: Due
     used: int
     stated: int | None
     rolled_over: int = 0
     announcement: int | None = None
+    unreadable: str | None = None
 
     @property
     def differs(self) -> bool:
-        return self.stated is not None and self.stated != self.used
+        return self.unreadable is not None or (self.stated is not None and self.stated != self.used)
 
 
 _due = text(
@@ -225,8 +227,16 @@ def _by_their_closes(
         else _added_up(connection, _due_of(row), Place(row.epoch, row.n), row.occurred_at)
         for row in rows
     }
-    rolls = ((_due_of(row), _rollover_in(row, int(sums[_due_of(row)].used))) for row in rows)
-    rolled = {due: roll for due, roll in rolls if roll is not None and roll.until_ms > now_ms}
+    rolled, unreadable = {}, set()
+    for row in rows:
+        due = _due_of(row)
+        try:
+            roll = rolled_over(row.detail, due.account, due.start_ms, row.stated - int(sums[due].used))
+        except ValueError:
+            unreadable.add(due)
+            continue
+        if roll is not None and roll.until_ms > now_ms:
+            rolled[due] = roll
     given = dict(zip(rolled, grants.roll_over(connection, list(rolled.values())), strict=True))
     sealed, values = [], []
     for row in rows:
@@ -234,7 +244,7 @@ def _by_their_closes(
         used, entries = int(sums[due].used), sums[due].entries
         grant_id, announcement = given.get(due, (None, None))
         units = rolled[due].units if due in rolled else 0
-        sealed.append(Sealed(due, used, row.stated, units, announcement))
+        sealed.append(Sealed(due, used, row.stated, units, announcement, row.detail if due in unreadable else None))
         values.append(
             _row(row, used, entries)
             | {"stated": row.stated, "epoch": row.epoch, "n": row.n, "closed_at": row.occurred_at}
@@ -268,17 +278,6 @@ def _added_up(connection: Connection, due: Due, through: Place | None, closed_at
         "closed_at": closed_at,
     }
     return connection.execute(_all_of_it, wanted).one()
-
-
-def _rollover_in(row: Any, used: int) -> RolledOver | None:
-    """What goes on of a period into the next: what the entry that closed it says (`lua/rules/buckets.lua`), by what was
-    used as the ledger knows it."""
-    if row.detail is None or not row.detail.startswith("rollover:"):
-        return None
-    _, left, most, until_ms, *unseen = row.detail.split(":")
-    units = min(int(most), int(left) + (0 if unseen else row.stated - used))
-    due = _due_of(row)
-    return RolledOver(due.account, due.start_ms, units, int(until_ms)) if units > 0 else None
 
 
 def _due_of(row: Any) -> Due:

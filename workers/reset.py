@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 import structlog
 from redis import Redis
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DataError, IntegrityError
 
 from ledger import announcements, catalogs, grants, holds, reconciliations, sealing, shards, subscriptions
 from ledger.plans import led_by_index
@@ -29,6 +30,9 @@ HOLD_S = 10.0
 LONGEST_REST_S = 0.5
 HEARD_WITHIN_MS = 10_000
 """A hold that expired is let go by whoever asks next, and the ledger hears of it; only what nobody did is swept."""
+
+UNSEALABLE = (ValueError, TypeError, ArithmeticError, LookupError, DataError, IntegrityError)
+"""What comes of a period that something is wrong with, and of no store that is away."""
 
 log = structlog.get_logger()
 
@@ -116,7 +120,7 @@ class Reset:
         with transaction(self._engine, ALL_TENANTS) as connection:
             led_by_index(connection)
             page = sealing.due_after(connection, self._after, now_ms, PAGE)
-            sealed = self._told(connection, sealing.seal(connection, page, now_ms))
+        sealed = self._sealed(page, now_ms, is_last_word=False)
         done.due += len(page)
         self._book(done, sealed)
         known = {each.due for each in sealed}
@@ -148,7 +152,7 @@ class Reset:
                     "period_start_ms": due.start_ms,
                     "used": each.used,
                     "stated": each.stated,
-                }
+                } | ({} if each.unreadable is None else {"close": each.unreadable})
                 log.error("a period was not closed with what its entries add up to", **detail)
                 shard = self._bringing_in.shard_of(due.account)
                 reconciliations.add_incidents(connection, shard, "seal", [detail])
@@ -190,7 +194,16 @@ class Reset:
     def _seal_what_was_left(self, done: Done, left: Sequence[Due], now_ms: int) -> None:
         if not left:
             return
-        with transaction(self._engine, ALL_TENANTS) as connection:
-            led_by_index(connection)
-            sealed = self._told(connection, sealing.seal(connection, left, now_ms, is_last_word=True))
-        self._book(done, sealed)
+        self._book(done, self._sealed(left, now_ms, is_last_word=True))
+
+    def _sealed(self, wanted: Sequence[Due], now_ms: int, *, is_last_word: bool) -> list[Sealed]:
+        """Together, or one by one where one of them cannot be: that one waits, and `doctor` tells of it."""
+        try:
+            with transaction(self._engine, ALL_TENANTS) as connection:
+                led_by_index(connection)
+                return self._told(connection, sealing.seal(connection, wanted, now_ms, is_last_word=is_last_word))
+        except UNSEALABLE as error:
+            if len(wanted) == 1:
+                log.error("a period cannot be sealed", period=wanted[0], reason=str(error).splitlines()[0])
+                return []
+        return [each for due in wanted for each in self._sealed([due], now_ms, is_last_word=is_last_word)]

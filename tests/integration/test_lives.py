@@ -103,11 +103,11 @@ def test_how_far_shards_have_come(server: PrivateServer) -> None:
     assert within(look()) == {0: Standing(None, NOWHERE), 1: Standing(4, NOWHERE), 2: Standing(4, Place(4, 6))}
 
 
-def test_a_head_that_cannot_be_read_is_none(private: PrivateServer) -> None:
+def test_a_head_that_cannot_be_read_is_none(server: PrivateServer) -> None:
     async def look() -> list[int | None]:
-        looking = Looking(client(private.url))
+        looking = Looking(client(server.url))
         await looking.begin(dict.fromkeys(range(5), 4), "store")
-        with redis.Redis.from_url(private.url) as connection:
+        with redis.Redis.from_url(server.url) as connection:
             connection.hset(keys.head(1), "epoch", "q")
             connection.hset(keys.head(2), "fence", b"\xb1")
             connection.rename(keys.head(3), "elsewhere")

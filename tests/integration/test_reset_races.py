@@ -53,14 +53,14 @@ def test_a_period_whose_balance_the_drain_holds_is_sealed_as_it_was_closed_and_n
 
     def free_for_the_last_word(*arguments: Any, **words: Any) -> Any:
         calls.append(words)
-        if words:
+        if words["is_last_word"]:
             booking.commit()
         return seal(*arguments, **words)
 
     monkeypatch.setattr(sealing, "seal", free_for_the_last_word)
     scene.reset().run_once()
     booking.close()
-    assert calls == [{}, {"is_last_word": True}]
+    assert calls == [{"is_last_word": False}, {"is_last_word": True}]
     assert scene.sealed() == [("u", "r", 4, 4, 3, 6)]
     assert [each for each in scene.pipeline.incidents() if each[1] == "seal"] == []
 
