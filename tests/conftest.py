@@ -1,6 +1,8 @@
 """Real servers for every test that needs one: started here from wheels, on free ports, stopped with the session."""
 
+import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import psycopg
 import pytest
 import redis
@@ -22,6 +25,9 @@ from tests.system import ROOT, System
 
 TEMPLATE = "quotagate_template"
 SHARDS = 8
+IN_MEMORY = Path("/dev/shm")
+STORES_BYTES = 4 << 30
+"""Room for all that a session writes; Postgres keeps up to 1 GB of its log."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,23 @@ def logs_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
-    data = tmp_path_factory.mktemp("stores")
+def _stores_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """In memory, where there is room: each test has a database of its own, which is 500 files to make."""
+    for left in IN_MEMORY.glob("quotagate-tests-*"):
+        if not psutil.pid_exists(int(left.name.rpartition("-")[2])):
+            shutil.rmtree(left, ignore_errors=True)
+    if not IN_MEMORY.is_dir() or shutil.disk_usage(IN_MEMORY).free < STORES_BYTES:
+        yield tmp_path_factory.mktemp("stores")
+        return
+    folder = IN_MEMORY / f"quotagate-tests-{os.getpid()}"
+    folder.mkdir(mode=0o700)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def stores(_stores_folder: Path) -> Iterator[Stores]:
+    data = _stores_folder
     with Supervisor() as supervisor:
         port = remembered_port(data, "valkey")
         supervisor.start(valkey_part(data / "valkey", port, data / "valkey.log", password="test"))
