@@ -88,7 +88,7 @@ def test_while_postgres_is_away_the_journal_holds_on_up_to_its_budget(faulty: Sy
 
 def test_a_hung_postgres_delays_nobody_and_is_caught_up_with(faulty: System) -> None:
     # `make soak` has ten minutes of it, at full rate: tests/soak/away.py.
-    seen = postgres_away(faulty, [faulty.urls["gateway"]], "away", away_s=5, around_s=1, clients=8, pause_s=0.01)
+    seen = postgres_away(faulty, [faulty.urls["gateway"]], "away", away_s=20, around_s=1, clients=8, pause_s=0.01)
     assert set(seen.log.counts) == {200}
     assert len(seen.meanwhile) > 500 and seen.waited > 500
     assert seen.meanwhile[-1] < 1_000, "nobody has waited for Postgres, which takes a deadline of five seconds"
