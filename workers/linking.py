@@ -1,13 +1,17 @@
 """Links new entries into their shards' chains (ledger/chain.py), behind the drain and away from requests."""
 
+import structlog
 from sqlalchemy import Engine
 
 from ledger import chain, shards
 from ledger.store import ALL_TENANTS, transaction
+from quota.errors import LedgerUnavailable
 from quota.journal import Place
 
 MAX_LINKS = 200
 """Of one run: four million entries, which is more than come in between two runs."""
+
+log = structlog.get_logger()
 
 
 class Linking:
@@ -24,9 +28,18 @@ class Linking:
         linked = links = 0
         for shard, offset in offsets.items():
             while self._linked.get(shard) != offset and links < MAX_LINKS:
-                with transaction(self._engine, ALL_TENANTS) as connection:
-                    found = chain.extend(connection, shard)
-                linked, links = linked + found, links + 1
+                links += 1
+                try:
+                    with transaction(self._engine, ALL_TENANTS) as connection:
+                        found = chain.extend(connection, shard)
+                except LedgerUnavailable:
+                    raise
+                except Exception as error:
+                    # Whatever somebody has done to the links of one shard, the others' entries are linked.
+                    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                    log.error("the entries of a shard are not linked", shard=shard, reason=reason)
+                    break
+                linked += found
                 if found < chain.MAX_ENTRIES:
                     self._linked[shard] = offset
         return linked
