@@ -26,7 +26,9 @@ DIGEST_BYTES = 8
 """Of each entry: enough, because the hash of a link is over all of them."""
 NO_HASH = bytes(32)
 
-# Every column, in a form that does not change with the session's settings.
+# Every column, in a form that does not change with the session's settings. Without those that the caller leaves out,
+# so that `most` is of those that it takes; NOT IN, because Postgres looks that up in a hash table, however few entries
+# it expects.
 _entries = text(
     """
     SELECT epoch, n, CAST(extract(epoch FROM occurred_at) * 1000000 AS bigint) AS at_us,
@@ -38,6 +40,9 @@ _entries = text(
            ) AS text), 'UTF8')), 1, 8) AS digest
     FROM entries
     WHERE shard = :shard AND (epoch, n) > (:after_epoch, :after_n) AND (epoch, n) <= (:through_epoch, :through_n)
+      AND (epoch, n, CAST(extract(epoch FROM occurred_at) * 1000000 AS bigint)) NOT IN (
+          SELECT * FROM unnest(CAST(:epochs AS bigint[]), CAST(:ns AS bigint[]), CAST(:instants AS bigint[]))
+      )
     ORDER BY epoch, n, occurred_at LIMIT :most
     """
 )
@@ -86,13 +91,14 @@ class Link:
 
 
 def extend(connection: Connection, shard: int, most: int = MAX_ENTRIES) -> int:
-    """Links some of the entries that nothing has linked yet; how many. Conflict where `linked_through` says so."""
+    """Links the next entries that nothing has linked yet; how many: fewer than `most` if there are no more. Conflict
+    where `linked_through` says so."""
     connection.execute(_one_at_a_time, {"shard": shard})
     last = _last(connection, shard)
     after = linked_through(connection, shard) or Place(0, -1)
     offset = shards.offsets(connection)[shard]
-    others = forked(connection, shard)
-    rows = [row for row in read_entries(connection, shard, after, offset, most) if instant_of(row) not in others]
+    others = sorted(each for each in forked(connection, shard) if Place(*each[:2]) > after)
+    rows = read_entries(connection, shard, after, offset, most, left_out=others)
     if rows:
         add_link(connection, shard, "run", rows, last)
     return len(rows)
@@ -136,7 +142,16 @@ _heads = text("SELECT DISTINCT ON (shard) shard, seq, hash FROM links ORDER BY s
 _one_at_a_time = text("SELECT pg_advisory_xact_lock(7261003, :shard)")
 
 
-def read_entries(connection: Connection, shard: int, after: Place, through: Place, most: int | None) -> Sequence[Any]:
+def read_entries(
+    connection: Connection,
+    shard: int,
+    after: Place,
+    through: Place,
+    most: int | None,
+    *,
+    left_out: Sequence[Instant] = (),
+) -> Sequence[Any]:
+    """Rows of epoch, n, `at_us` and digest, by their places, up to `most`; those of `left_out` are not among them."""
     wanted = {
         "shard": shard,
         "after_epoch": after.epoch,
@@ -144,6 +159,9 @@ def read_entries(connection: Connection, shard: int, after: Place, through: Plac
         "through_epoch": through.epoch,
         "through_n": through.n,
         "most": most,
+        "epochs": [epoch for epoch, _, _ in left_out],
+        "ns": [n for _, n, _ in left_out],
+        "instants": [at_us for _, _, at_us in left_out],
     }
     return connection.execute(_entries, wanted).all()
 

@@ -17,8 +17,9 @@ log = structlog.get_logger()
 class Linking:
     """Bound to one ledger; knows what it has linked, so that idle shards cost nothing."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, max_entries: int = chain.MAX_ENTRIES) -> None:
         self._engine = engine
+        self._max_entries = max_entries
         self._linked: dict[int, Place] = {}
 
     def run_once(self) -> int:
@@ -31,7 +32,7 @@ class Linking:
                 links += 1
                 try:
                     with transaction(self._engine, ALL_TENANTS) as connection:
-                        found = chain.extend(connection, shard)
+                        found = chain.extend(connection, shard, self._max_entries)
                 except LedgerUnavailable:
                     raise
                 except Exception as error:
@@ -40,6 +41,6 @@ class Linking:
                     log.error("the entries of a shard are not linked", shard=shard, reason=reason)
                     break
                 linked += found
-                if found < chain.MAX_ENTRIES:
+                if found < self._max_entries:
                     self._linked[shard] = offset
         return linked

@@ -185,6 +185,20 @@ def test_a_fork_is_a_link_of_its_own(pipeline: Pipeline, database: Database) -> 
     assert verified(pipeline) == [("changed", "3.1-3", 3, "u")]
 
 
+def test_a_fork_among_what_is_not_linked_yet_takes_nobodys_place_in_a_link(pipeline: Pipeline) -> None:
+    consumed(pipeline, 1)
+    kept = {name: pipeline.connection.dump(name) for name in pipeline.connection.scan_iter()}
+    consumed(pipeline, 5)
+    for name, value in kept.items():
+        pipeline.connection.restore(name, 0, value, replace=True)
+    consumed(pipeline, 2, amount=7)
+    linking = Linking(pipeline.engine, max_entries=3)
+    assert (linking.run_once(), linking.run_once()) == (6, 0)
+    found = [(link.kind, link.ranges) for link in pipeline.call(chain.links_of, 3, 0, 10)]
+    assert found == [("fork", ((1, 1, 2),)), ("run", ((1, 0, 2),)), ("run", ((1, 3, 5),))]
+    assert (verified(pipeline), figures(pipeline)["unlinked"]) == ([], 0)
+
+
 def test_the_application_can_add_links_and_not_change_them(pipeline: Pipeline) -> None:
     consumed(pipeline, 2)
     linked(pipeline)
