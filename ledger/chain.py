@@ -10,13 +10,15 @@ passed (workers/drain.py), which are no part of any run. `ledger verify` goes th
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 from sqlalchemy import Connection, insert, select, text
 
 from ledger import shards
 from ledger.link_table import links
+from quota.errors import Conflict
 from quota.journal import Place
 
 MAX_ENTRIES = 20_000
@@ -24,7 +26,9 @@ DIGEST_BYTES = 8
 """Of each entry: enough, because the hash of a link is over all of them."""
 NO_HASH = bytes(32)
 
-# Every column, in a form that does not change with the session's settings.
+# Every column, in a form that does not change with the session's settings. Without those that the caller leaves out,
+# so that `most` is of those that it takes; NOT IN, because Postgres looks that up in a hash table, however few entries
+# it expects.
 _entries = text(
     """
     SELECT epoch, n, CAST(extract(epoch FROM occurred_at) * 1000000 AS bigint) AS at_us,
@@ -36,6 +40,9 @@ _entries = text(
            ) AS text), 'UTF8')), 1, 8) AS digest
     FROM entries
     WHERE shard = :shard AND (epoch, n) > (:after_epoch, :after_n) AND (epoch, n) <= (:through_epoch, :through_n)
+      AND (epoch, n, CAST(extract(epoch FROM occurred_at) * 1000000 AS bigint)) NOT IN (
+          SELECT * FROM unnest(CAST(:epochs AS bigint[]), CAST(:ns AS bigint[]), CAST(:instants AS bigint[]))
+      )
     ORDER BY epoch, n, occurred_at LIMIT :most
     """
 )
@@ -43,10 +50,16 @@ _entries = text(
 Instant = tuple[int, int, int]
 """Epoch, n and microseconds: what tells a forked entry from the one whose place it has."""
 
+Number = Annotated[int, Meta(ge=-(1 << 53), le=1 << 53)]
+"""Beyond it there is no epoch, no n, and no instant that a `datetime` could hold."""
+Ranges = Annotated[tuple[tuple[Number, Number, Number], ...], Meta(min_length=1)]
+Instants = tuple[Number, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """`ranges` are epoch, first and last n of neighbours; `digests` those of its entries, in their order."""
+    """`ranges` are epoch, first and last n of neighbours; `digests` those of its entries, in their order. It has no
+    ranges where those that it was found with cannot be of so many digests: the tables' owner may write anything."""
 
     shard: int
     seq: int
@@ -61,6 +74,12 @@ class Link:
         return [Place(epoch, n) for epoch, first, last in self.ranges for n in range(first, last + 1)]
 
     @property
+    def before(self) -> Place:
+        """Behind this place its first entry stands."""
+        epoch, first, _ = min(self.ranges)
+        return Place(epoch, first - 1)
+
+    @property
     def through(self) -> Place:
         epoch, _, last = self.ranges[-1]
         return Place(epoch, last)
@@ -72,14 +91,14 @@ class Link:
 
 
 def extend(connection: Connection, shard: int, most: int = MAX_ENTRIES) -> int:
-    """Links some of the entries that nothing has linked yet; how many."""
+    """Links the next entries that nothing has linked yet; how many: fewer than `most` if there are no more. Conflict
+    where `linked_through` says so."""
     connection.execute(_one_at_a_time, {"shard": shard})
     last = _last(connection, shard)
-    done = _last(connection, shard, "run")
-    after = Place(0, -1) if done is None else done.through
+    after = linked_through(connection, shard) or Place(0, -1)
     offset = shards.offsets(connection)[shard]
-    others = forked(connection, shard)
-    rows = [row for row in read_entries(connection, shard, after, offset, most) if instant_of(row) not in others]
+    others = sorted(each for each in forked(connection, shard) if Place(*each[:2]) > after)
+    rows = read_entries(connection, shard, after, offset, most, left_out=others)
     if rows:
         add_link(connection, shard, "run", rows, last)
     return len(rows)
@@ -97,8 +116,13 @@ def link_fork(connection: Connection, shard: int, instants: Sequence[Instant]) -
 
 
 def linked_through(connection: Connection, shard: int) -> Place | None:
-    """Up to where a shard's entries are linked; None if none is."""
+    """Up to where a shard's entries are linked; None if none is. Conflict if the link that would tell cannot."""
     last = _last(connection, shard, "run")
+    if last is not None and not last.ranges:
+        raise Conflict(
+            f"the link {last.seq} of shard {shard} is not as it was made, and nobody can tell what it links: "
+            "`quotagate ledger verify` names what was changed"
+        )
     return None if last is None else last.through
 
 
@@ -111,7 +135,16 @@ def links_of(connection: Connection, shard: int, after_seq: int, most: int) -> l
 _one_at_a_time = text("SELECT pg_advisory_xact_lock(7261003, :shard)")
 
 
-def read_entries(connection: Connection, shard: int, after: Place, through: Place, most: int | None) -> Sequence[Any]:
+def read_entries(
+    connection: Connection,
+    shard: int,
+    after: Place,
+    through: Place,
+    most: int | None,
+    *,
+    left_out: Sequence[Instant] = (),
+) -> Sequence[Any]:
+    """Rows of epoch, n, `at_us` and digest, by their places, up to `most`; those of `left_out` are not among them."""
     wanted = {
         "shard": shard,
         "after_epoch": after.epoch,
@@ -119,6 +152,9 @@ def read_entries(connection: Connection, shard: int, after: Place, through: Plac
         "through_epoch": through.epoch,
         "through_n": through.n,
         "most": most,
+        "epochs": [epoch for epoch, _, _ in left_out],
+        "ns": [n for _, n, _ in left_out],
+        "instants": [at_us for _, _, at_us in left_out],
     }
     return connection.execute(_entries, wanted).all()
 
@@ -134,18 +170,32 @@ def _last(connection: Connection, shard: int, kind: str | None = None) -> Link |
 
 
 def forked(connection: Connection, shard: int) -> set[Instant]:
-    """The entries of all forks: few, because Redis is looked at before it is used."""
+    """The entries of all forks: few, because Redis is looked at before it is used. A link that can be none tells of
+    none."""
     query = select(links).where(links.c.shard == shard, links.c.kind == "fork")
     return {
         (place.epoch, place.n, at)
         for link in map(_link, connection.execute(query))
+        if link.ranges
         for place, at in zip(link.places, link.instants, strict=True)
     }
 
 
 def _link(row: Any) -> Link:
-    ranges = tuple((epoch, first, last) for epoch, first, last in row.ranges)
-    return Link(row.shard, row.seq, row.kind, ranges, tuple(row.instants or ()), bytes(row.digests), bytes(row.hash))
+    digests = bytes(row.digests)
+    ranges, instants = _shaped(row.ranges, row.instants or ())
+    linked = sum(last - first + 1 for _, first, last in ranges)
+    fits = linked * DIGEST_BYTES == len(digests) and len(instants) == (linked if row.kind == "fork" else 0)
+    return Link(row.shard, row.seq, row.kind, ranges if fits else (), instants, digests, bytes(row.hash))
+
+
+def _shaped(ranges: Any, instants: Any) -> tuple[Ranges, Instants]:
+    """What the database has, if each range goes forward; nothing if it is anything else."""
+    try:
+        shaped = msgspec.convert(ranges, Ranges), msgspec.convert(instants, Instants)
+    except msgspec.ValidationError:
+        return (), ()
+    return shaped if all(first <= last for _, first, last in shaped[0]) else ((), ())
 
 
 def add_link(connection: Connection, shard: int, kind: str, rows: Sequence[Any], last: Link | None) -> None:

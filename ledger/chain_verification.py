@@ -33,14 +33,16 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class Walked(msgspec.Struct, kw_only=True):
-    """How far it has come: after which link of which shard, and after which place. `linked` entries were compared,
-    `archived` ones are not there, `unlinked` ones are in no link yet."""
+    """How far it has come: after which link of which shard, and after which place; `is_lost` behind a link that does
+    not hold, because nobody knows where its entries end. `linked` entries were compared, `archived` ones are not there,
+    `unlinked` ones are in no link yet."""
 
     shard: int = 0
     seq: int = 0
     hash: str = NO_HASH.hex()
     epoch: int = BEFORE_ALL.epoch
     n: int = BEFORE_ALL.n
+    is_lost: bool = False
     links: int = 0
     linked: int = 0
     archived: int = 0
@@ -117,14 +119,14 @@ def check(connection: Connection, link: Link, before: bytes, after: Place, known
     """Compares a link with the one before it, whose hash is `before`, and with the entries that it is over. Those of a
     run are all that stand behind `after`, where the run before it ended."""
     checked = Checked()
-    linked = sum(last - first + 1 for _, first, last in link.ranges)
-    if link.hash != link.hashed(before) or linked * DIGEST_BYTES != len(link.digests):
-        checked.add("link", link.through)
+    # Its shape before anything else: what does not fit its digests could be of any length.
+    if not link.ranges or link.hash != link.hashed(before):
+        checked.add("link", _end_of(link))
         return checked
     places, is_fork = link.places, link.kind == "fork"
     own = {(place.epoch, place.n, at) for place, at in zip(places, link.instants, strict=is_fork)}
     if is_fork:
-        after = Place(min(places).epoch, min(places).n - 1)
+        after = link.before
     found: dict[Place, list[tuple[bytes, int]]] = {}
     for row in chain.read_entries(connection, link.shard, after, max(places), None):
         instant = chain.instant_of(row)
@@ -178,21 +180,30 @@ def walk(
 
 def _begin(walked: Walked, shard: int) -> None:
     walked.shard, walked.seq, walked.hash = shard, 0, NO_HASH.hex()
-    walked.epoch, walked.n = BEFORE_ALL.epoch, BEFORE_ALL.n
+    walked.epoch, walked.n, walked.is_lost = BEFORE_ALL.epoch, BEFORE_ALL.n, False
 
 
 def _take(connection: Connection, walked: Walked, link: Link, known: Known) -> list[dict[str, Any]]:
-    checked = check(connection, link, bytes.fromhex(walked.hash), Place(walked.epoch, walked.n), known)
+    after = link.before if walked.is_lost and link.ranges else Place(walked.epoch, walked.n)
+    checked = check(connection, link, bytes.fromhex(walked.hash), after, known)
+    does_hold = all(each.what != "link" for each in checked.breaks)
     if known.kept is not None and known.kept.seq == link.seq and known.kept.hash != link.hash.hex():
-        checked.breaks = [Break("link", link.through), *(each for each in checked.breaks if each.what != "link")]
+        checked.breaks = [Break("link", _end_of(link)), *(each for each in checked.breaks if each.what != "link")]
     walked.seq, walked.hash = link.seq, link.hash.hex()
     walked.links += 1
     walked.linked += checked.present
     walked.archived += checked.archived
-    if link.kind == "run":
+    if link.kind == "run" and link.ranges:
         walked.epoch, walked.n = link.through.epoch, link.through.n
+    if link.kind == "run" or not does_hold:
+        walked.is_lost = not does_hold
     walked.heads[str(link.shard)] = Head(link.seq, link.hash.hex())
     return [_difference(connection, link.shard, each, link.seq) for each in checked.breaks]
+
+
+def _end_of(link: Link) -> Place:
+    """Before all, which names no entry, where nobody can tell."""
+    return link.through if link.ranges else BEFORE_ALL
 
 
 def _end(connection: Connection, walked: Walked, offset: Place, known: Known) -> list[dict[str, Any]]:

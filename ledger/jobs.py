@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Connection, func, insert, select, text
+from sqlalchemy import Connection, insert, select, text
 
 from ledger.job_table import jobs
 from quota.errors import Conflict, NotFound, TooMany
@@ -16,7 +16,8 @@ from quota.errors import Conflict, NotFound, TooMany
 CLAIM_LASTS_S = 30
 """Renewed every third of it while a step takes longer (workers/taking_up.py)."""
 MAX_UNFINISHED_JOBS = 100
-"""Of one tenant. A job reads much of the ledger, and one at a time is done."""
+"""Of one tenant, of those that wait for workers. A job reads much of the ledger, and one at a time is done. What an
+operator does is not counted: if its command is killed, nobody finishes it, and the next command has to work."""
 MAX_CLAIMS = 10_000
 """A long job is laid down after some seconds, so that others have their turn. This is two days of work; one that was
 taken up so often has killed its workers."""
@@ -62,10 +63,12 @@ def _job(row: Any) -> Job:
     return Job(str(name), *others)
 
 
+_waiting = text("SELECT count(*) FROM jobs WHERE tenant = :tenant AND finished_at IS NULL AND next_try_at < 'infinity'")
+
+
 def add(connection: Connection, tenant: str, job: str, arguments: dict[str, Any], requested_by: str) -> Job:
     """Queues a job for the workers. TooMany."""
-    unfinished = select(func.count()).where(jobs.c.tenant == tenant, jobs.c.finished_at.is_(None))
-    if connection.execute(unfinished).scalar_one() >= MAX_UNFINISHED_JOBS:
+    if connection.execute(_waiting, {"tenant": tenant}).scalar_one() >= MAX_UNFINISHED_JOBS:
         raise TooMany(f"{MAX_UNFINISHED_JOBS} jobs are not finished yet: ask again when some are")
     values = {"tenant": tenant, "job": job, "arguments": arguments, "requested_by": requested_by}
     return _job(connection.execute(insert(jobs).values(values).returning(*_COLUMNS)).one())

@@ -22,19 +22,21 @@ _login = text(
     """
 )
 
-# What the login may do to tables whose rows are kept for ever. Months are reached through `entries` alone.
+# What the login may do to tables whose rows are kept for ever, or to some of their columns, of which a privilege of the
+# table says nothing. Months are reached through `entries` alone.
 _changeable = text(
     """
     SELECT c.relname
     FROM pg_class c
     WHERE c.relname IN ('entries', 'links', 'incidents', 'catalogs', 'sealed_periods', 'archives', 'carried')
       AND c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('entries'))
-      AND has_table_privilege(c.oid, 'UPDATE, DELETE, TRUNCATE, TRIGGER')
+      AND (has_table_privilege(c.oid, 'DELETE, TRUNCATE, TRIGGER') OR has_any_column_privilege(c.oid, 'UPDATE'))
     UNION ALL
     SELECT c.relname
     FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
     WHERE i.inhparent = to_regclass('entries')
-      AND has_table_privilege(c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER')
+      AND (has_table_privilege(c.oid, 'DELETE, TRUNCATE, TRIGGER')
+           OR has_any_column_privilege(c.oid, 'SELECT, INSERT, UPDATE'))
     ORDER BY 1
     """
 )

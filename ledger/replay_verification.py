@@ -188,9 +188,10 @@ def step(engine: Engine, arguments: dict[str, Any], cursor: dict[str, Any] | Non
     and the one that its entries add up to; a balance names the entry that it stands at, and the last one that there is.
     What differs in a chain: ledger/chain_verification.py.
     """
-    tenant = arguments.get("tenant")
+    # In the scope of all, also where it is one tenant's accounts that are read: incidents belong to no tenant, and to
+    # whoever does not see them what they tell of is a difference.
     most = int(arguments.get("step_entries", STEP_ENTRIES))
-    with snapshot(engine, tenant) as connection:
+    with snapshot(engine, None) as connection:
         done = _begun(connection, arguments) if cursor is None else msgspec.convert(cursor, Verified)
         if done.span is not None:
             part = first_part(connection, done.span, most)

@@ -10,10 +10,11 @@ from typing import ParamSpec, TypeVar
 import structlog
 from redis.exceptions import RedisError
 
-from quota.errors import CountersUnavailable, LedgerUnavailable, Unsafe
+from quota.errors import LedgerUnavailable, Unsafe
 from workers import metrics, queues
 from workers.context import context
 from workers.drain import Drained
+from workers.stores_away import is_away
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,13 +22,16 @@ log = structlog.get_logger()
 
 
 def patient(job: Callable[P, T]) -> Callable[P, T | None]:
-    """What finds a store away waits for its next run, with a line in the log where RQ would write a traceback."""
+    """What finds a store away waits for its next run, with a line in the log where RQ would write a traceback. Whatever
+    else goes wrong is RQ's to tell."""
 
     @wraps(job)
     def run(*args: P.args, **kwargs: P.kwargs) -> T | None:
         try:
             return job(*args, **kwargs)
-        except (LedgerUnavailable, CountersUnavailable, RedisError) as error:
+        except Exception as error:
+            if not is_away(error):
+                raise
             log.warning("a job waits for its stores", job=job.__name__, reason=str(error).splitlines()[0])
             return None
 

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import structlog
-from redis.exceptions import RedisError
 from sqlalchemy import Engine
 
 from ledger import jobs
@@ -19,7 +18,8 @@ from ledger.jobs import Job
 from ledger.replay import Step
 from ledger.replay_jobs import STEPPING
 from ledger.store import ALL_TENANTS, transaction
-from quota.errors import CountersUnavailable, LedgerUnavailable, QuotagateError
+from quota.errors import LedgerUnavailable, QuotagateError
+from workers.stores_away import is_away
 
 HOLD_S = 10.0
 """So long one job is worked on before the others have their turn, a reconciliation among them."""
@@ -49,15 +49,15 @@ class TakingUp:
         log.info("a job was taken up", job=job.job, id=job.id, claim=job.claim, progress=job.progress)
         try:
             return self._work(job, hold_s, stopping)
-        except (LedgerUnavailable, CountersUnavailable, RedisError) as error:
-            # The claim ends by itself, and the job is taken up again.
-            log.warning("a job waits for its stores", id=job.id, reason=str(error).splitlines()[0])
-            return 0
-        except QuotagateError as error:
-            self._fail(job, str(error))
         except Exception as error:
-            log.exception("a job failed", id=job.id, job=job.job, exc_info=error)
-            self._fail(job, f"it went wrong: the worker's log says how, at the job {job.id}")
+            if is_away(error):
+                # The claim ends by itself, and the job is taken up again.
+                log.warning("a job waits for its stores", id=job.id, reason=str(error).splitlines()[0])
+            elif isinstance(error, QuotagateError):
+                self._fail(job, str(error))
+            else:
+                log.exception("a job failed", id=job.id, job=job.job, exc_info=error)
+                self._fail(job, f"it went wrong: the worker's log says how, at the job {job.id}")
         return 0
 
     def _work(self, job: Job, hold_s: float, stopping: Callable[[], bool]) -> int:

@@ -137,7 +137,7 @@ class TestRoutes:
     def test_a_hundred_jobs_may_wait_and_no_more(self, system: System, tenant: Tenant) -> None:
         system.sql(
             "INSERT INTO jobs (tenant, job, arguments, requested_by, next_try_at) "
-            "SELECT %s, 'verify', '{}', 'test', 'infinity' FROM generate_series(1, 100)",
+            "SELECT %s, 'verify', '{}', 'test', now() + interval '1 hour' FROM generate_series(1, 100)",
             tenant.name,
         )
         answer = start(tenant, job="verify")

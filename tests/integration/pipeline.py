@@ -105,10 +105,10 @@ class Pipeline:
 
         return put_back
 
-    def put(self, line: str, about: bytes = b"", metric: str = "m", subject: str = "v") -> None:
+    def put(self, line: str, about: bytes = b"", *, metric: str = "m", subject: str = "v", tenant: str = "t") -> None:
         """Appends an entry that no script would: `{account}`, `{now}` and `{window}` in it are filled in."""
         now_ms, period = self.shard.now_ms(), self.shard.window()
-        account = AccountName("t", subject, metric).key(3)
+        account = AccountName(tenant, subject, metric).key(3)
         window = Window(period, Terms("free", period.kind, None, (80,)))
         text = line.format(account=account, now=now_ms, window=window)
         fields: Any = {"line": text.encode(errors="surrogateescape"), "about": about}

@@ -9,9 +9,11 @@ import redis
 
 from ledger import chain, replay_verification
 from quota import protocol
+from quota.errors import Conflict
 from tests.conftest import Database
 from tests.integration.pipeline import Pipeline
 from tests.integration.replaying import as_owner, through
+from tests.integration.shard import Shard
 from workers.linking import Linking
 
 
@@ -109,7 +111,7 @@ def test_what_the_owner_does_to_a_link_is_found_and_named(pipeline: Pipeline, da
         ("link", "3.1-15", 4, None),
         ("link", "3.1-19", 5, None),
         ("link", "3.1-31", 8, None),
-        ("link", "3.1-41", 10, None),
+        ("link", None, 10, None),  # of so few digests it cannot end there
     ]
 
 
@@ -182,6 +184,20 @@ def test_a_fork_is_a_link_of_its_own(pipeline: Pipeline, database: Database) -> 
     assert verified(pipeline) == [("changed", "3.1-3", 3, "u")]
 
 
+def test_a_fork_among_what_is_not_linked_yet_takes_nobodys_place_in_a_link(pipeline: Pipeline) -> None:
+    consumed(pipeline, 1)
+    kept = {name: pipeline.connection.dump(name) for name in pipeline.connection.scan_iter()}
+    consumed(pipeline, 5)
+    for name, value in kept.items():
+        pipeline.connection.restore(name, 0, value, replace=True)
+    consumed(pipeline, 2, amount=7)
+    linking = Linking(pipeline.engine, max_entries=3)
+    assert (linking.run_once(), linking.run_once()) == (6, 0)
+    found = [(link.kind, link.ranges) for link in pipeline.call(chain.links_of, 3, 0, 10)]
+    assert found == [("fork", ((1, 1, 2),)), ("run", ((1, 0, 2),)), ("run", ((1, 3, 5),))]
+    assert (verified(pipeline), figures(pipeline)["unlinked"]) == ([], 0)
+
+
 def test_the_application_can_add_links_and_not_change_them(pipeline: Pipeline) -> None:
     consumed(pipeline, 2)
     linked(pipeline)
@@ -197,4 +213,59 @@ def test_the_job_links_what_is_new_and_two_of_them_link_it_once(pipeline: Pipeli
     consumed(pipeline, 5)
     with ThreadPoolExecutor(2) as threads:
         assert sum(threads.map(lambda each: each.run_once(), (first, second))) == 5
+    assert verified(pipeline) == []
+
+
+TO_THE_SECOND_LINK = (
+    ("ranges = '[]'", None),
+    ("ranges = 'null'", None),
+    ("ranges = '{\"1\": 2}'", None),
+    ("ranges = '[[1, 4]]'", None),
+    ("ranges = '[[1, \"4\", 7]]'", None),
+    ("ranges = '[[1, 4, 4], [1, 8, 5]]'", None),
+    ("ranges = '[[1, 7, 4]]'", None),
+    ("ranges = '[[1, 4, 1e30]]'", None),
+    ("ranges = '[[1, 0, 900000000000]]'", None),
+    ("ranges = '[[1, 0, 3]]'", "3.1-3"),
+    ("digests = ''", None),
+    ("instants = '{4, 5, 6, 7}'", None),
+    ("kind = 'fork'", None),
+    ("kind = 'fork', instants = '{4, 5, NULL, 7}'", None),
+    ("kind = 'fork', instants = '{4, 5, 6, 9000000000000000000}'", None),
+    ("kind = 'fork', instants = '{4, 5, 6, 7}'", "3.1-7"),
+    ("kind = 'fork', ranges = '[[1, 0, 900000000]]'", None),
+)
+
+
+@pytest.mark.parametrize(("change", "entry"), TO_THE_SECOND_LINK)
+def test_whatever_the_owner_puts_into_a_link_that_link_is_named_and_no_other(
+    pipeline: Pipeline, database: Database, change: str, entry: str | None
+) -> None:
+    consumed(pipeline, 12)
+    linked(pipeline)
+    as_owner(database, f"UPDATE links SET {change} WHERE seq = 2")
+    assert verified(pipeline) == [("link", entry, 2, None)]
+    consumed(pipeline, 2)
+    assert Linking(pipeline.engine).run_once() == 2
+    assert verified(pipeline) == [("link", entry, 2, None)]
+    as_owner(database, "UPDATE entries SET amount = 99 WHERE n = 9")
+    assert verified(pipeline) == [("link", entry, 2, None), ("changed", "3.1-9", 3, "u")]
+
+
+def test_a_shard_whose_last_link_says_nothing_keeps_no_other_shard_from_being_linked(
+    pipeline: Pipeline, database: Database
+) -> None:
+    consumed(pipeline, 4)
+    linked(pipeline)
+    as_owner(database, "UPDATE links SET ranges = '[]'")
+    other = Shard(pipeline.connection, 5).open(limit=None)
+    other.consume(*[other.step(1)] * 3)
+    consumed(pipeline, 2)
+    linking = Linking(pipeline.engine)
+    assert (linking.run_once(), linking.run_once()) == (3, 0)
+    assert [(each, entry) for each, entry, *_ in verified(pipeline)] == [("link", None)]
+    with pytest.raises(Conflict, match="the link 1 of shard 3 is not as it was made"):
+        pipeline.call(chain.linked_through, 3)
+    as_owner(database, "UPDATE links SET ranges = '[[1, 0, 3]]' WHERE shard = 3")
+    assert linking.run_once() == 2
     assert verified(pipeline) == []

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from ledger import shards
+from ledger import replay_verification, shards
 from quota import keys
 from quota.journal import Place
 from tests.conftest import Database
 from tests.integration.pipeline import Crashed, Pipeline, crash
+from tests.integration.replaying import through
 
 
 @pytest.fixture
@@ -66,6 +67,23 @@ def test_a_hold_at_the_place_of_another_is_told_because_its_id_names_that_one(pi
     assert pipeline.rows("SELECT amount FROM holds") == [(5,)]
     (told,) = [detail for _, kind, detail in pipeline.incidents() if kind == "lost_hold"]
     assert told == {"hold": "1-1", "amount": again, "tenant": "t", "subject": "u", "metric": "m"}
+
+
+def test_of_two_holds_at_one_place_verification_says_nothing_though_they_are_of_two_accounts(
+    pipeline: Pipeline,
+) -> None:
+    shard = pipeline.shard.open("m", limit=None).open("n", limit=None)
+    shard.consume(shard.step(1))
+    kept = {name: pipeline.connection.dump(name) for name in pipeline.connection.scan_iter()}
+    assert shard.hold(5, metric="m") == "1-1"
+    pipeline.drained()
+    for name, value in kept.items():
+        pipeline.connection.restore(name, 0, value, replace=True)
+    assert shard.hold(7, metric="n") == "1-1"
+    pipeline.drained()
+    for step_entries in (1, 100):
+        result, found, _ = through(pipeline, replay_verification.step, step_entries=step_entries)
+        assert (result["differing"], found) == (0, [])
 
 
 def test_a_poison_entry_is_told_once_though_the_drain_is_killed_again_and_again(

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import redis
 
-from quota.errors import Conflict, InvalidRequest, NotFound
+from ledger import jobs
+from ledger.store import ALL_TENANTS, transaction
+from quota.errors import Conflict, InvalidRequest, NotFound, TooMany
 from quota.periods import DAY_MS
 from quotagate.ledger_export import Output
 from quotagate.ledger_running import Done, run_job
@@ -135,6 +137,18 @@ def interrupt_after_a_page(output: Output) -> None:
         interrupt()
 
     output.write = once  # type: ignore[method-assign]
+
+
+def test_however_many_commands_were_killed_the_next_one_works(pipeline: Pipeline, ledger: Ledger) -> None:
+    with transaction(pipeline.engine, ALL_TENANTS) as connection:
+        for _ in range(jobs.MAX_UNFINISHED_JOBS):
+            jobs.take(connection, jobs.add(connection, ALL_TENANTS, "replay", {}, "cli").id)
+    assert pipeline.call(jobs.claim) is None
+    assert ledger.run("replay").result["balances"] == ACCOUNTS
+    for _ in range(jobs.MAX_UNFINISHED_JOBS):
+        pipeline.call(jobs.add, ALL_TENANTS, "replay", {}, "cli")
+    with pytest.raises(TooMany, match="100 jobs are not finished yet"):
+        ledger.run("replay")
 
 
 def test_a_job_is_gone_on_with_by_its_own_command_alone(pipeline: Pipeline, ledger: Ledger) -> None:

@@ -29,10 +29,13 @@ WHERE NOT is_late AND period_end <= (SELECT max(occurred_at) FROM entries) GROUP
 
 
 def verified(pipeline: Pipeline, **arguments: Any) -> dict[str, Any]:
-    """Without the chains: tests/integration/test_chain.py."""
+    """Without the chains: tests/integration/test_chain.py. Of the only tenant that there is the same is told."""
     result = through(pipeline, replay_verification.step, **arguments)[0]
     assert ("chain" in result) == ("tenant" not in arguments)
-    return {name: value for name, value in result.items() if name != "chain"}
+    result.pop("chain", None)
+    if not arguments:
+        assert verified(pipeline, tenant="t") == result
+    return result
 
 
 def differences(pipeline: Pipeline) -> list[tuple[str, str, int | None, int | None]]:
@@ -161,6 +164,19 @@ class TestVerification:
         (found,) = result["differences"]
         assert (found["entry"], found["told"], found["corrected"]) == ("3.1-1", True, True)
         assert (result["differing"], result["told"]) == (0, 1)
+
+    def test_whoever_names_a_tenant_is_told_of_incidents_and_of_no_other_tenant(
+        self, pipeline: Pipeline, database: Database
+    ) -> None:
+        self.test_a_line_that_was_told_of_and_put_right_is_counted_apart(pipeline)
+        for tenant, subject in (("s", "u"), ("t", "v"), ("ta", "u")):
+            line = "consume {now} 1 1 1 1 1 - - - {account} {window}"
+            pipeline.put(line, subject=subject, tenant=tenant)
+        pipeline.drained()
+        as_owner(database, "UPDATE balances SET used = used + 1 WHERE (tenant, subject) <> ('t', 'u')")
+        figures = [verified(pipeline, **asked) for asked in ({"tenant": "t", "subject": "u"}, {"tenant": "t"})]
+        found = [(each["accounts"], each["balances"], each["differing"], each["told"]) for each in figures]
+        assert found == [(1, 1, 0, 1), (2, 2, 1, 1)]
 
     @pytest.mark.parametrize(
         ("change", "differing"),

@@ -195,7 +195,12 @@ class TestTakingUp:
         assert read(pipeline, job).result == {"steps": 5}
 
     @pytest.mark.parametrize(
-        ("error", "told"), [(InvalidRequest("from must lie before to"), "from must lie before to"), (Crashed(), "log")]
+        ("error", "told"),
+        [
+            (InvalidRequest("from must lie before to"), "from must lie before to"),
+            (Crashed(), "log"),
+            (redis.ResponseError("WRONGTYPE Operation against a key"), "log"),
+        ],
     )
     def test_a_job_that_fails_says_why(self, pipeline: Pipeline, error: Exception, told: str) -> None:
         job, (taking_up, _) = ask(pipeline), worker(pipeline)
@@ -208,11 +213,12 @@ class TestTakingUp:
         found = read(pipeline, job)
         assert found.state == "failed" and told in str(found.error)
 
-    def test_a_store_that_is_away_fails_no_job(self, pipeline: Pipeline) -> None:
+    @pytest.mark.parametrize("error", [LedgerUnavailable("the ledger is away"), redis.ConnectionError("refused")])
+    def test_a_store_that_is_away_fails_no_job(self, pipeline: Pipeline, error: Exception) -> None:
         job, (taking_up, counting) = ask(pipeline), worker(pipeline)
 
         def away(*_: object) -> Step:
-            raise LedgerUnavailable("the ledger cannot be reached")
+            raise error
 
         taking_up.stepping["count"] = away
         taking_up.run_once()
