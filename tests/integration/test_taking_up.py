@@ -4,6 +4,7 @@ import threading
 from typing import Any
 
 import pytest
+import redis
 from sqlalchemy import text
 
 from ledger import jobs
