@@ -1,8 +1,9 @@
 """The OpenAPI document's words for reports: their query parameters, and the schemas of what they answer."""
 
 from gateway.openapi_answers import COUNT, IDENTIFIER, INSTANT, TEXT, Schema, array, closed, or_null, reference
-from gateway.report_queries import DEFAULT_BY, DEFAULT_DAYS_BY, KINDS, MOST_DAYS_BY
+from gateway.report_queries import DEFAULT_BY, DEFAULT_DAYS_BY, MOST_DAYS_BY
 from quota.identifiers import MAX_AMOUNT
+from quota.journal import KINDS
 
 _CHANGE: Schema = {"type": "integer", "minimum": -MAX_AMOUNT, "maximum": MAX_AMOUNT}
 _SUM: Schema = {"type": "integer", "description": "A sum may be larger than any amount"}

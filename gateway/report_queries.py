@@ -7,12 +7,9 @@ from litestar.datastructures import MultiDict
 from gateway.paging import single
 from quota.errors import InvalidRequest
 from quota.identifiers import checked_identifier
+from quota.journal import KINDS
 from quota.periods import DAY_MS, EARLIEST_MS, LATEST_MS, from_rfc3339
 
-KINDS = (
-    *("consume", "refund", "hold", "commit", "release", "expire", "grant", "gift", "override", "set", "correct"),
-    *("open", "close", "denied", "warned"),
-)
 MOST_DAYS_BY = {"hour": 31, "day": 366, "month": 3_660}
 """How long a time usage is summed up for: a thousand sums a metric at the most, and a scan of its entries to match."""
 DEFAULT_DAYS_BY = {"hour": 1, "day": 30, "month": 365}

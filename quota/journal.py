@@ -17,6 +17,13 @@ from quota.formats import NONE, Part, Window, number, parsed_cap_windows, parsed
 from quota.keys import AccountName
 from quota.scripts import run
 
+KINDS = (
+    *("consume", "refund", "hold", "commit", "release", "expire", "grant", "gift", "override", "set", "correct"),
+    *("open", "close", "denied", "warned"),
+)
+"""What an entry may be."""
+_KNOWN = frozenset(KINDS)
+
 
 class About(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Why an entry was made. `attempt` names one try of one request, where its id may name several; `at_ms` is the
@@ -95,6 +102,8 @@ def parsed_entry(shard: int, entry_id: bytes, fields: Mapping[bytes, bytes]) -> 
     try:
         words = fields[b"line"].decode().split(" ", 11)
         kind, at, amount, change, used_after, part, count, detail, parts, caps, account_key, window = words
+        if kind not in _KNOWN:
+            raise ValueError(f"{kind!r} is no kind of entry")
         about = fields[b"about"]
         return Entry(
             shard,
