@@ -150,7 +150,7 @@ class Parts:
     def __init__(self, gateway: Gateway, looks: Looks, shard_count: int, store_id: str) -> None:
         counters, store = gateway.counters, gateway.store
         self.looks = looks
-        self.admission = Admission(counters, store, Epochs(gateway.looking, store), shard_count)
+        self.admission = Admission(counters, store, Epochs(gateway.looking, store, counters.acknowledged), shard_count)
         self.lookups = Lookups(counters, store, self.admission.epochs, shard_count)
         self.taking_back = TakingBack(self.admission, counters, self.lookups, store)
         self.reports = reports.Reports(store, gateway.settings.key_pepper)

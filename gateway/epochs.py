@@ -14,9 +14,10 @@ from gateway import metrics
 from gateway.clock_steps import ClockSteps
 from ledger import losses, shards
 from ledger.store import ALL_TENANTS, Store
+from quota.acknowledged import Acknowledged
 from quota.counters import Counters
 from quota.journal import Place
-from quota.lives import NOWHERE, Lives, Looking, Standing
+from quota.lives import Lives, Looking, Standing
 
 LOOK_EVERY_S = 2.0
 LOOK_AGAIN_S = 0.1
@@ -27,9 +28,10 @@ log = structlog.get_logger()
 class Epochs:
     """Begins epochs for the requests of one process. A lost Redis fails all of them at once: they share one look."""
 
-    def __init__(self, looking: Looking, store: Store) -> None:
+    def __init__(self, looking: Looking, store: Store, acknowledged: Acknowledged) -> None:
         self._looking = looking
         self._store = store
+        self._acknowledged = acknowledged
         self._wanted: set[int] = set()
         self._next: asyncio.Task[int] | None = None
 
@@ -43,8 +45,9 @@ class Epochs:
     async def _begin_wanted(self) -> int:
         # Runs in the next turn of the loop, when everybody of this turn has named a shard.
         wanted, self._wanted, self._next = sorted(self._wanted), set(), None
+        told = {shard: self._acknowledged.last(shard) for shard in wanted}
         found = await self._looking.standings(wanted)
-        return await begin_where_lost(self._looking, self._store, dict.fromkeys(wanted, NOWHERE), found)
+        return await begin_where_lost(self._looking, self._store, told, found)
 
 
 class Looks:

@@ -12,7 +12,7 @@ from ledger.plans import led_by_index
 from quota.acknowledged import Told
 from quota.journal import Place
 from quota.keys import AccountName
-from quota.lives import Standing
+from quota.lives import NOWHERE, Standing
 from quota.periods import to_rfc3339
 
 MAX_REPORTED_ACCOUNTS = 100
@@ -40,8 +40,8 @@ _forgotten = text(
 
 def begin_epochs(connection: Connection, found: Mapping[int, Standing], told: Mapping[int, Place]) -> dict[int, int]:
     """Takes the next epoch for each of these shards in which Redis is behind what the ledger knows, or what callers
-    were told, and writes down what it had lost. The rows must be locked by this transaction. Shard -> the epoch that
-    begins."""
+    were told, and writes down what it had lost: nothing, where nothing was. The rows must be locked by this
+    transaction. Shard -> the epoch that begins."""
     led_by_index(connection)
     begun, left_to_count = {}, MAX_COUNTED_ENTRIES
     for shard, (epoch, offset) in shards.standings(connection, list(found)).items():
@@ -50,8 +50,8 @@ def begin_epochs(connection: Connection, found: Mapping[int, Standing], told: Ma
             continue
         begun[shard] = epoch + 1
         shards.take_epoch(connection, shard, epoch + 1)
-        if epoch == 0:
-            continue  # the store's first start
+        if epoch == 0 or offset == told[shard] == NOWHERE:
+            continue  # the store's first start, or a shard that nobody has used; whoever told others tells it himself
         detail: dict[str, Any] = {"lost_epoch": epoch, "epoch": epoch + 1, "ledger_has": str(offset)}
         if told[shard].epoch == epoch:
             detail["callers_were_told"] = str(told[shard])

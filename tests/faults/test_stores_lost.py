@@ -51,11 +51,12 @@ def test_a_killed_postgres_stops_no_subject_that_redis_knows(faulty: System) -> 
 
 
 def test_a_loss_of_redis_leaves_an_incident_for_people_on_call(faulty: System) -> None:
-    faulty.drained()
-    before = faulty.sql("SELECT count(*) FROM incidents WHERE kind = 'lost'")[0][0]
-    faulty.redis().flushall()
     with faulty.client() as client:
-        assert _status(client, "after_the_loss") == 200
+        assert _status(client, "before_and_after") == 200
+        faulty.drained()
+        before = faulty.sql("SELECT count(*) FROM incidents WHERE kind = 'lost'")[0][0]
+        faulty.redis().flushall()
+        assert _status(client, "before_and_after") == 200
     assert faulty.sql("SELECT count(*) FROM incidents WHERE kind = 'lost'")[0][0] > before
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import redis
 
-from ledger import losses
+from ledger import losses, shards
 from quota.acknowledged import Told
 from quota.journal import Place
 from quota.lives import NOWHERE, Standing
@@ -63,4 +63,34 @@ def test_of_what_the_ledger_has_nothing_is_told(pipeline: Pipeline, dropped: int
     pipeline.shard.consume(*[pipeline.shard.step(2)] * 5)
     pipeline.drained()
     assert pipeline.call(losses.tell_of_lost, 3, 1, [], dropped) == 0
+    assert pipeline.incidents() == []
+
+
+def emptied(pipeline: Pipeline, told: dict[int, Place]) -> list[tuple[int, str, dict[str, Any]]]:
+    """What is told of a FLUSHALL of four shards, of which the third is in use; each has an epoch after it."""
+    wanted = range(2, 6)
+    for shard in wanted:
+        pipeline.call(shards.take_epoch, shard, 1)
+    pipeline.shard.open(limit=None)
+    pipeline.shard.consume(*[pipeline.shard.step(2)] * 3)
+    pipeline.drained()
+    found = dict.fromkeys(wanted, Standing(None, NOWHERE))
+    begun = pipeline.call(losses.begin_epochs, found, dict.fromkeys(wanted, NOWHERE) | told)
+    assert begun == dict.fromkeys(wanted, 2)
+    return pipeline.incidents()
+
+
+def test_a_shard_in_which_there_was_nothing_has_lost_nothing(pipeline: Pipeline) -> None:
+    ((shard, kind, detail),) = emptied(pipeline, {})
+    assert (shard, kind, detail) == (3, "lost", {"lost_epoch": 1, "epoch": 2, "ledger_has": "1-2"})
+
+
+def test_a_shard_of_which_callers_were_told_has_lost_something(pipeline: Pipeline) -> None:
+    _, (shard, kind, detail) = emptied(pipeline, {4: Place(1, 6)})
+    assert (shard, kind, detail["ledger_has"], detail["callers_were_told"]) == (4, "lost", "0-0", "1-6")
+
+
+def test_an_older_file_in_which_an_empty_shard_was_empty_has_forgotten_nothing(pipeline: Pipeline) -> None:
+    pipeline.call(shards.take_epoch, 3, 2)
+    assert pipeline.call(losses.begin_epochs, {3: Standing(1, NOWHERE)}, {3: NOWHERE}) == {3: 3}
     assert pipeline.incidents() == []
