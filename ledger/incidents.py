@@ -1,5 +1,6 @@
 """What ought not to be, kept for people on call: of which kinds there are incidents, and what to do about each."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from ledger.instants import from_timestamp
+from quota.journal import Place
+from quota.lives import NOWHERE
 from quota.periods import to_rfc3339
 from quota.redis_clock import BACK_BY_MS
 
@@ -14,7 +17,10 @@ SEEN_WITHIN_S = 10
 """Every gateway looks at Redis's clock every two seconds, so that all of them have seen one step by then."""
 MAX_COUNTED = 100_000
 """Far beyond what anybody looks through; a flood is counted no further."""
-LOST_ANYWAY = "the counters are the ledger's again by themselves; find out why that Redis lost data"
+LOST_ANYWAY = (
+    "what the ledger has is not lost, and the counters are its own again by themselves; find out why that Redis lost "
+    "data"
+)
 WHAT_TO_DO = {
     "lost": LOST_ANYWAY,
     "rewound": f"`detail` says what Redis had forgotten; {LOST_ANYWAY}",
@@ -63,6 +69,37 @@ class Incident:
         """Its JSON form."""
         at = to_rfc3339(self.found_at_ms)
         return {"id": self.id, "found_at": at, "kind": self.kind, "shard": self.shard, "detail": self.detail}
+
+
+def what_was_lost(kind: str, detail: Mapping[str, Any]) -> list[str]:
+    """Of a loss of counters, in words: what Redis had not any more of what the ledger had; and whether callers were
+    told of more. That there was nothing is another thing than that nobody knows. Empty for other kinds."""
+    if kind not in {"lost", "rewound"} or "ledger_has" not in detail:
+        return []
+    return [_of_the_ledgers(kind, detail), _of_what_was_told(detail)]
+
+
+def _of_the_ledgers(kind: str, detail: Mapping[str, Any]) -> str:
+    counted, is_all = detail.get("entries", 0), not detail.get("and_more", False)
+    if kind == "lost":
+        has = Place.parsed(detail["ledger_has"])
+        return "the ledger had nothing of this shard" if has == NOWHERE else f"the ledger had all up to {has}"
+    if counted:
+        return f"Redis had forgotten {counted:,} entries of the ledger's" + ("" if is_all else ", and more")
+    if is_all:
+        return "Redis had forgotten nothing that the ledger had"
+    return "how much Redis had forgotten is not known: as many entries as are counted were counted in other shards"
+
+
+def _of_what_was_told(detail: Mapping[str, Any]) -> str:
+    if "callers_were_told" not in detail:
+        return "whether callers were told of more is not known to the gateway that noticed: another one tells it itself"
+    if Place.parsed(detail["callers_were_told"]) <= Place.parsed(detail["ledger_has"]):
+        return "the gateway that noticed had told callers of nothing else"
+    return (
+        "the gateway that noticed had told callers of more: `lost_entries` says what of it the ledger has not got, "
+        "if anything, once the journal is drained"
+    )
 
 
 _listed = text(

@@ -44,8 +44,10 @@ def run_incidents(
 def _lines(incident: Incident) -> Iterator[str]:
     detail = dict(incident.detail)
     accounts = detail.pop("accounts", [])
-    words = ", ".join(f"{name} {_word(value)}" for name, value in detail.items())
+    words = ", ".join(f"{name} {_word(value)}" for name, value in detail.items() if value is not None)
     yield f"{to_rfc3339(incident.found_at_ms)}  {incident.kind}  shard {incident.shard}: {words}"
+    for sentence in incidents.what_was_lost(incident.kind, incident.detail):
+        yield f"    {sentence}"
     for account in accounts[:SHOWN_ACCOUNTS]:
         yield f"    {account['tenant']} {account['subject']} {account['metric']}: {account['units']:,} units"
     if len(accounts) > SHOWN_ACCOUNTS:
