@@ -20,7 +20,7 @@ class Output:
     """Bound to a file, or to standard output if it is None; counts what it writes."""
 
     def __init__(self, file: Path | None) -> None:
-        self._file = file
+        self.file = file
         self._stream: IO[bytes] = sys.stdout.buffer
         self.written = 0
 
@@ -28,24 +28,22 @@ class Output:
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        if self._file is not None and self._stream is not sys.stdout.buffer:
+        if self.file is not None and self._stream is not sys.stdout.buffer:
             self._stream.close()
 
     def begin(self, written: int) -> None:
         """Opens the file; what stands there behind so many bytes was not noted, and is written again."""
         self.written = written
-        if self._file is None:
+        if self.file is None:
             return
         try:
-            self._stream = self._file.open("r+b" if written else "wb")
+            self._stream = self.file.open("r+b" if written else "wb")
             if self._stream.seek(0, 2) < written:
-                raise InvalidRequest(
-                    f"{self._file} is shorter than what was written of this export: name the same file"
-                )
+                raise InvalidRequest(f"{self.file} is shorter than what was written of this export: name the same file")
             self._stream.truncate(written)
             self._stream.seek(written)
         except OSError as error:
-            raise InvalidRequest(f"cannot write {self._file}: {error.strerror}") from error
+            raise InvalidRequest(f"cannot write {self.file}: {error.strerror}") from error
 
     def write(self, rows: Sequence[Any], form: str) -> None:
         """Adds entries; it is written when this returns."""

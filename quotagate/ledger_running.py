@@ -1,6 +1,7 @@
 """Runs a job of the ledger from a shell: the steps that a worker would take, with a bar that shows how far it is."""
 
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ from quota.identifiers import checked_identifier
 from quotagate.ledger_export import Output
 from quotagate.ledger_printing import Show
 from quotagate.operator import stores
+from quotagate.plain_commands import DEFAULT_DATA
 
 EXIT_STOPPED = 130
 """As a shell has it of a command that Ctrl-C has ended."""
@@ -71,22 +73,26 @@ def run_job(
         if job.state == "done" and job.result is not None:
             return Done(job, job.result)
         with _bar(name, job.progress, is_quiet) as bar, _stopping() as stopping:
-            return Done(job, _steps(engine, job, bar, stopping, show=show, output=output))
+            result = _steps(engine, job, bar, stopping, show=show, output=output)
+        if result is None:
+            how = _how_to_go_on(job, data, archived, output, is_quiet=is_quiet)
+            click.echo(f"stopped; go on with: {how}", err=True)
+            sys.exit(EXIT_STOPPED)
+        return Done(job, result)
     finally:
         engine.dispose()
 
 
 def _steps(
     engine: Engine, job: Job, bar: "Bar", stopping: "Stopping", *, show: Show, output: Output | None
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
+    """The job's result; None if somebody has asked to stop before it was there."""
     cursor = job.cursor
     if output is not None:
         output.begin((cursor or {}).get("written", 0))
     for _ in range(MAX_STEPS):
         if stopping.is_asked:
-            bar.stop()
-            click.echo(f"stopped; go on with: quotagate ledger {job.job} --resume {job.id}", err=True)
-            sys.exit(EXIT_STOPPED)
+            return None
         step = STEPPING[job.job](engine, job.arguments, cursor)
         if output is None:
             show(step.found)
@@ -105,6 +111,20 @@ def _steps(
             bar.at(1.0)
             return step.result
     raise AssertionError("no job has so many steps")
+
+
+def _how_to_go_on(job: Job, data: Path, archived: Path | None, output: Output | None, *, is_quiet: bool) -> str:
+    """To be pasted. What was asked for is kept with the job; where it is read from and goes to is not."""
+    words = ["quotagate", "ledger", job.job, "--resume", job.id]
+    if output is not None and output.file is not None:
+        words += ["--output", str(output.file)]
+    if archived is not None:
+        words += ["--archive", str(archived)]
+    if data != DEFAULT_DATA:
+        words += ["--data", str(data)]
+    if is_quiet and output is None:
+        words.append("--json")
+    return shlex.join(words)
 
 
 def _begun(engine: Engine, name: str, asked: dict[str, Any], resume: str | None) -> Job:
@@ -181,9 +201,6 @@ class Bar:
 
     def at(self, share: float) -> None:
         self._progress.update(self._task, completed=share)
-
-    def stop(self) -> None:
-        self._progress.stop()
 
 
 @contextmanager

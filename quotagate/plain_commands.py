@@ -13,6 +13,7 @@ from quota.errors import QuotagateError
 P = ParamSpec("P")
 T = TypeVar("T")
 
+DEFAULT_DATA = Path(".data")
 EXIT_FOUND = 1
 """The command ran, and what it looked for is not as it should be: drift, an unsafe setting."""
 EXIT_FAILED = 2
@@ -41,7 +42,7 @@ def plainly(command: Callable[P, T]) -> Callable[P, T]:
 data_option = click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
-    default=Path(".data"),
+    default=DEFAULT_DATA,
     show_default=True,
     help="Folder of `quotagate up`; its stores are used where QUOTAGATE_*_URL are not set.",
 )

@@ -1,6 +1,7 @@
 """With the archived months beside it, the ledger reads as if none had ever left it."""
 
 import json
+import signal
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,20 @@ def test_a_job_goes_on_with_the_same_archive_alone(history: History) -> None:
     assert done.result["balances"] == 5
     with pytest.raises(NotFound):
         run_job(environment, folder, "replay", {}, resume="00000000-0000-4000-8000-000000000000", is_quiet=True)
+
+
+def test_a_stopped_job_says_which_archive_it_goes_on_with(history: History, capsys: pytest.CaptureFixture[str]) -> None:
+    history.archive(1)
+    asked = {"step_entries": 1, "at_ms": history.now_ms}
+
+    def stop(_: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(SystemExit):
+        how: dict[str, Any] = {"resume": None, "is_quiet": True, "archived": history.folder, "show": stop}
+        run_job(history.environment, history.folder, "replay", asked, **how)
+    said = capsys.readouterr().err.split()
+    assert said[said.index("--archive") + 1] == said[said.index("--data") + 1] == str(history.folder)
 
 
 def test_a_tenant_sees_only_its_own_of_what_was_archived(history: History) -> None:

@@ -1,6 +1,8 @@
 """The ledger's commands stopped and gone on with: nothing is told twice, and nothing is left out."""
 
+import json
 import os
+import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,11 +10,13 @@ from typing import Any
 
 import pytest
 import redis
+from click.testing import CliRunner, Result
 
 from ledger import jobs
 from ledger.store import ALL_TENANTS, transaction
 from quota.errors import Conflict, InvalidRequest, NotFound, TooMany
 from quota.periods import DAY_MS
+from quotagate.cli import main
 from quotagate.ledger_export import Output
 from quotagate.ledger_running import Done, run_job
 from tests.conftest import Database
@@ -118,6 +122,37 @@ def test_an_export_to_a_file_goes_on_without_a_line_twice(
         done = ledger.run("export", resume=the_job(pipeline), output=output)
     assert done.result == {"entries": 3 * ACCOUNTS}
     assert file.read_bytes() == whole.read_bytes()
+
+
+def pasted(said: str, environment: dict[str, str]) -> Result:
+    """What the command does that a stopped one has said, word by word, in a shell."""
+    _, _, words = said.strip().partition("go on with: ")
+    program, *arguments = shlex.split(words)
+    assert program == "quotagate"
+    return CliRunner().invoke(main, arguments, env=environment)
+
+
+def test_what_a_stopped_export_says_is_all_that_one_has_to_paste(
+    pipeline: Pipeline, ledger: Ledger, environment: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "urls.json").write_text(json.dumps({"application_database": environment["QUOTAGATE_DATABASE_URL"]}))
+    ledger.environment = {}
+    file = tmp_path / "last month's entries.csv"
+    with Output(file) as output, pytest.raises(SystemExit):
+        interrupt_after_a_page(output)
+        ledger.run("export", output=output)
+    done = pasted(capsys.readouterr().err, {})
+    assert (done.exit_code, done.stderr) == (0, f"{3 * ACCOUNTS} entries\n")
+    assert len(file.read_bytes().splitlines()) == 1 + 3 * ACCOUNTS
+
+
+def test_a_command_that_printed_json_goes_on_printing_json(
+    pipeline: Pipeline, ledger: Ledger, environment: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        ledger.run("replay", show=lambda _: interrupt())
+    *balances, summary = map(json.loads, pasted(capsys.readouterr().err, environment).stdout.splitlines())
+    assert ([each["metric"] for each in balances], summary["job"]) == ([f"m{n}" for n in range(1, ACCOUNTS)], "replay")
 
 
 def test_an_export_does_not_go_on_in_another_file(pipeline: Pipeline, ledger: Ledger, tmp_path: Path) -> None:
