@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from ledger.instants import from_timestamp
+from ledger.reconciliations import Reconciliation
 from quota.journal import Place
 from quota.lives import NOWHERE
 from quota.periods import to_rfc3339
@@ -133,6 +134,19 @@ def of_the_last(connection: Connection, hours: int) -> list[Kind]:
     """The kinds of which there were incidents in so many hours, the latest first; of a flood the latest are counted."""
     rows = connection.execute(_since, {"hours": hours, "most": MAX_COUNTED})
     return [Kind(row.kind, row.incidents, row.newest_at, row.newest_id) for row in rows]
+
+
+def has_healed(each: Kind, last: Reconciliation | None) -> bool:
+    """Whether these are losses of counters only, which heal by themselves, and the last reconciliation began after all
+    of them and left no counter that differs. What callers were told, and what is missing, nobody but people can mend.
+    """
+    return (
+        each.kind in {"lost", "rewound"}
+        and last is not None
+        and last.started_at_ms > each.newest_at.timestamp() * 1000
+        and last.refusal is None
+        and last.drifted + last.missing <= last.corrected
+    )
 
 
 def counts(connection: Connection, hours: int) -> dict[str, int]:

@@ -42,18 +42,28 @@ class Looked:
     incidents_h: int
 
 
+class Note(str):
+    """What is to be known, and nothing is left to be done about it."""
+
+    __slots__ = ()
+
+
 Look = Callable[[Looked], Awaitable[list[str]]]
 
 
 def run_doctor(environment: Mapping[str, str], data: Path, *, incidents_h: int, as_json: bool) -> int:
-    """Prints what is unsafe or broken, and how to mend it; how many findings there are."""
+    """Prints what is unsafe or broken, and how to mend it, and what has mended itself; how many findings there are."""
     settings = stores(environment, data, "redis_url", "database_url")
-    found = asyncio.run(_findings(settings, incidents_h))
+    told = asyncio.run(_findings(settings, incidents_h))
+    notes = [each for each in told if isinstance(each, Note)]
+    found = [each for each in told if not isinstance(each, Note)]
     if as_json:
-        print(json.dumps({"findings": found}))
+        print(json.dumps({"findings": found, "notes": notes}))
     else:
         for finding in found:
             print(f"✗ {finding}")
+        for note in notes:
+            print(f"· {note}")
         if not found:
             print("✓ Redis and Postgres can keep what the gateway acknowledges.")
     return len(found)
@@ -163,18 +173,24 @@ async def _left_to_do(looked: Looked) -> list[str]:
 
 
 async def _incidents(looked: Looked) -> list[str]:
-    from ledger import incidents
+    from ledger import incidents, reconciliations
     from ledger.store import ALL_TENANTS
 
     if not looked.incidents_h:
         return []
-    kinds = await looked.gateway.store.run(ALL_TENANTS, incidents.of_the_last, looked.incidents_h)
-    return [
-        f"{each.incidents:,} incidents `{each.kind}` in the last {looked.incidents_h} h, the newest at "
-        f"{each.newest_at:%Y-%m-%d %H:%M:%S %Z} (table incidents, id {each.newest_id}): "
-        f"{incidents.WHAT_TO_DO.get(each.kind, 'see `detail` there')}"
-        for each in kinds
-    ]
+    store = looked.gateway.store
+    found: list[str] = []
+    last = await store.run(ALL_TENANTS, reconciliations.last)
+    for each in await store.run(ALL_TENANTS, incidents.of_the_last, looked.incidents_h):
+        told = (
+            f"{each.incidents:,} incidents `{each.kind}` in the last {looked.incidents_h} h, the newest at "
+            f"{each.newest_at:%Y-%m-%d %H:%M:%S %Z} (table incidents, id {each.newest_id}): "
+        )
+        if incidents.has_healed(each, last):
+            found.append(Note(f"{told}healed by themselves: the reconciliation since has left no counter that differs"))
+        else:
+            found.append(told + incidents.WHAT_TO_DO.get(each.kind, "see `detail` there"))
+    return found
 
 
 async def _reconciled(looked: Looked) -> list[str]:

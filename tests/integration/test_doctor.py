@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,24 @@ RUN = (
     "INSERT INTO reconciliations (started_at, finished_at, accounts, drifted, corrected, undrained_entries, lag_ms,"
     " incidents, drifts, refusal) VALUES (now(), now(), 1, 1, 0, 0, 0, 0, '[]', {})"
 )
-Doctor = Callable[..., list[str]]
+
+
+class Doctor:
+    """Asks the doctor about an empty Redis and a fresh ledger, with other settings where they are given."""
+
+    def __init__(self, usual: dict[str, str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self._usual, self._folder, self._capsys = usual, folder, capsys
+        self.notes: list[str] = []
+
+    def __call__(self, *, incidents_h: int = 24, **settings: str) -> list[str]:
+        """Its findings; its notes are kept."""
+        environment = {f"QUOTAGATE_{name.upper()}": value for name, value in (self._usual | settings).items()}
+        count = run_doctor(environment, self._folder, incidents_h=incidents_h, as_json=True)
+        (line,) = self._capsys.readouterr().out.splitlines()
+        told = json.loads(line)
+        assert count == len(told["findings"])
+        self.notes = told["notes"]
+        return list(told["findings"])
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +62,8 @@ def doctor(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> Doctor:
-    """Asks the doctor about an empty Redis and a fresh ledger, with other settings where they are given."""
     usual = {"redis_url": stores.redis_url, "database_url": database.application_url, "journal_entries": "1000"}
-
-    def ask(*, incidents_h: int = 24, **settings: str) -> list[str]:
-        environment = {f"QUOTAGATE_{name.upper()}": value for name, value in (usual | settings).items()}
-        count = run_doctor(environment, tmp_path, incidents_h=incidents_h, as_json=True)
-        (line,) = capsys.readouterr().out.splitlines()
-        found = json.loads(line)["findings"]
-        assert count == len(found)
-        return list(found)
-
-    return ask
+    return Doctor(usual, tmp_path, capsys)
 
 
 def do(owner: Engine, *statements: str) -> None:
@@ -70,13 +77,23 @@ def test_a_fresh_deployment_has_nothing(doctor: Doctor) -> None:
 
 
 def test_it_says_so_in_words_as_well(
-    stores: Stores, connection: "redis.Redis", database: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stores: Stores,
+    connection: "redis.Redis",
+    database: Database,
+    owner: Engine,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     urls = {"QUOTAGATE_REDIS_URL": stores.redis_url, "QUOTAGATE_DATABASE_URL": database.application_url}
     assert run_doctor(urls, tmp_path, incidents_h=24, as_json=False) == 0
     assert capsys.readouterr().out == "✓ Redis and Postgres can keep what the gateway acknowledges.\n"
     assert run_doctor(urls | {"QUOTAGATE_REDIS_URL": NOBODY}, tmp_path, incidents_h=24, as_json=False) == 1
     assert capsys.readouterr().out.startswith("✗ Redis cannot be reached: ")
+    do(owner, "INSERT INTO incidents (shard, kind, detail) VALUES (1, 'lost', '{}')")
+    do(owner, RUN.format("NULL").replace("1, 1, 0", "1, 0, 0").replace("now()", "clock_timestamp()"))
+    assert run_doctor(urls, tmp_path, incidents_h=24, as_json=False) == 0
+    note, verdict = capsys.readouterr().out.splitlines()
+    assert note.startswith("· 1 incidents `lost` in the last 24 h") and verdict.startswith("✓ ")
 
 
 def test_whichever_store_is_away_hides_nothing_of_the_other(doctor: Doctor, owner: Engine) -> None:
@@ -113,6 +130,23 @@ def test_incidents_are_counted_by_kind_with_what_to_do(doctor: Doctor, owner: En
     (lost,) = [each for each in doctor(incidents_h=48) if "`lost`" in each]
     assert lost.startswith("2 incidents `lost` in the last 48 h")
     assert doctor(incidents_h=0) == []
+
+
+def test_a_loss_that_has_healed_by_itself_is_a_note_and_no_finding(doctor: Doctor, owner: Engine) -> None:
+    lost = "INSERT INTO incidents (shard, kind, detail, found_at) VALUES (1, '{}', '{{}}', now() - interval '1 minute')"
+    do(owner, lost.format("lost"), lost.format("rewound"), lost.format("lost_entries"))
+    assert len(doctor()) == 3, "nobody has compared the counters since"
+    do(owner, RUN.format("NULL").replace("now()", "now() - interval '2 minutes'"))
+    assert len(doctor()) == 3, "nobody has since, still"
+    do(owner, RUN.format("NULL"))
+    assert len(doctor()) == 3, "one account differs"
+    do(owner, RUN.format("NULL").replace("1, 1, 0", "1, 1, 1"))
+    (finding,) = doctor()
+    assert "`lost_entries`" in finding, "whoever was told of them must be thought of"
+    assert sorted(each.split("`")[1] for each in doctor.notes) == ["lost", "rewound"]
+    assert "the reconciliation since has left no counter that differs" in doctor.notes[0]
+    do(owner, lost.format("lost").replace("- interval '1 minute'", ""))
+    assert len(doctor()) == 2, "and again"
 
 
 def test_a_refusal_to_correct_is_told_while_it_lasts(doctor: Doctor, owner: Engine) -> None:
