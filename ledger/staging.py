@@ -90,14 +90,13 @@ def unstage(connection: Connection) -> None:
 
 
 # Redis does not know the balance of a period that is over; the ledger does, and every entry before is in it or in the
-# batch. What stands at or before the balance's last entry is in it already.
+# batch. The place does not tell which: of a fork the ledger has passed the places, and not got the entries. What it has
+# got is not staged, and would not be kept.
 _balance_late_entries = text(
     """
     UPDATE staging SET used_after = statement.used_after
     FROM (
-        SELECT s.shard, s.epoch, s.n, s.occurred_at, coalesce(b.used, 0) + coalesce(
-                   sum(s.change) FILTER (WHERE b.n IS NULL OR (s.epoch, s.n) > (b.epoch, b.n)) OVER account, 0
-               ) AS used_after
+        SELECT s.shard, s.epoch, s.n, s.occurred_at, coalesce(b.used, 0) + sum(s.change) OVER account AS used_after
         FROM staging s
         LEFT JOIN LATERAL (
             SELECT * FROM balances WHERE (tenant, subject, metric, period_kind, period_start)
