@@ -131,7 +131,11 @@ async def _begin(looking: Looking, store: Store, told: Mapping[int, Place]) -> i
     async with store.transaction(ALL_TENANTS) as connection:
         await connection.run_sync(shards.lock_all, list(told))
         found = await looking.standings(list(told))
-        epochs = await connection.run_sync(losses.begin_epochs, found, told)
+        epochs, lost = await connection.run_sync(losses.begin_epochs, found, told)
+        if lost:
+            # Committed before the heads are written: with a head nobody finds the loss again, whatever becomes of this
+            # transaction. Where Redis goes away in between, the loss is told twice.
+            await store.run(ALL_TENANTS, losses.tell, lost)
         await looking.begin(epochs, await connection.run_sync(shards.store_id))
     if epochs:
         log.warning("shards had lost something and began an epoch", shards=len(epochs), newest=max(epochs.values()))

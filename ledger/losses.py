@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -38,12 +39,25 @@ _forgotten = text(
 )
 
 
-def begin_epochs(connection: Connection, found: Mapping[int, Standing], told: Mapping[int, Place]) -> dict[int, int]:
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What a shard had lost when its epoch began: an incident to be."""
+
+    shard: int
+    kind: str
+    detail: dict[str, Any]
+
+
+def begin_epochs(
+    connection: Connection, found: Mapping[int, Standing], told: Mapping[int, Place]
+) -> tuple[dict[int, int], list[Loss]]:
     """Takes the next epoch for each of these shards in which Redis is behind what the ledger knows, or what callers
-    were told, and writes down what it had lost: nothing, where nothing was. The rows must be locked by this
-    transaction. Shard -> the epoch that begins."""
+    were told. The rows must be locked by this transaction. Shard -> the epoch that begins; and what was lost: nothing,
+    where nothing was."""
     led_by_index(connection)
-    begun, left_to_count = {}, MAX_COUNTED_ENTRIES
+    begun: dict[int, int] = {}
+    lost: list[Loss] = []
+    left_to_count = MAX_COUNTED_ENTRIES
     for shard, (epoch, offset) in shards.standings(connection, list(found)).items():
         standing = found[shard]
         if not (standing.is_behind(epoch, offset) or standing.is_behind(0, told[shard])):
@@ -59,10 +73,15 @@ def begin_epochs(connection: Connection, found: Mapping[int, Standing], told: Ma
             forgotten = _what_was_forgotten(connection, shard, standing.last, offset, left_to_count)
             left_to_count -= forgotten["entries"]
             detail |= {"counters_had": str(standing.last), **forgotten}
-        kind = "lost" if standing.epoch is None else "rewound"
-        log.error(f"the counters of a shard were {kind}", shard=shard, **detail)
-        reconciliations.add_incidents(connection, shard, kind, [detail])
-    return begun
+        lost.append(Loss(shard, "lost" if standing.epoch is None else "rewound", detail))
+    return begun, lost
+
+
+def tell(connection: Connection, lost: Sequence[Loss]) -> None:
+    """Writes down what was lost, for people on call."""
+    for each in lost:
+        log.error(f"the counters of a shard were {each.kind}", shard=each.shard, **each.detail)
+        reconciliations.add_incidents(connection, each.shard, each.kind, [each.detail])
 
 
 def _what_was_forgotten(connection: Connection, shard: int, last: Place, offset: Place, most: int) -> dict[str, Any]:

@@ -1,16 +1,22 @@
 """What Redis had forgotten is told, but nobody waits until millions of entries are counted."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 import redis
+import redis.asyncio
+from sqlalchemy import NullPool, create_engine, text
 
+from gateway.epochs import begin_where_lost
 from ledger import losses, shards
+from ledger.store import Store
 from quota.acknowledged import Told
+from quota.errors import LedgerUnavailable
 from quota.journal import Place
-from quota.lives import NOWHERE, Standing
-from tests.conftest import Database
+from quota.lives import NOWHERE, Looking, Standing
+from tests.conftest import Database, Stores
+from tests.integration.counting import within
 from tests.integration.pipeline import Pipeline
 
 
@@ -20,12 +26,19 @@ def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline
         yield pipeline
 
 
+def begun(pipeline: Pipeline, found: dict[int, Standing], told: dict[int, Place]) -> dict[int, int]:
+    """The epochs that begin; what was lost is told."""
+    epochs, lost = pipeline.call(losses.begin_epochs, found, dict.fromkeys(found, NOWHERE) | told)
+    pipeline.call(losses.tell, lost)
+    return epochs
+
+
 def told(pipeline: Pipeline) -> dict[str, Any]:
     """Of a Redis that went back to its first entry: seven of one account and one of another are gone."""
     pipeline.shard.open(limit=None).open("other", limit=None)
     pipeline.shard.consume(*[pipeline.shard.step(2)] * 8, pipeline.shard.step(5, metric="other"))
     pipeline.drained()
-    assert pipeline.call(losses.begin_epochs, {3: Standing(1, Place(1, 0))}, {3: NOWHERE}) == {3: 2}
+    assert begun(pipeline, {3: Standing(1, Place(1, 0))}, {}) == {3: 2}
     ((shard, kind, detail),) = pipeline.incidents()
     assert (shard, kind, detail["counters_had"], detail["ledger_has"]) == (3, "rewound", "1-0", "1-8")
     return detail
@@ -75,8 +88,7 @@ def emptied(pipeline: Pipeline, told: dict[int, Place]) -> list[tuple[int, str, 
     pipeline.shard.consume(*[pipeline.shard.step(2)] * 3)
     pipeline.drained()
     found = dict.fromkeys(wanted, Standing(None, NOWHERE))
-    begun = pipeline.call(losses.begin_epochs, found, dict.fromkeys(wanted, NOWHERE) | told)
-    assert begun == dict.fromkeys(wanted, 2)
+    assert begun(pipeline, found, told) == dict.fromkeys(wanted, 2)
     return pipeline.incidents()
 
 
@@ -92,5 +104,47 @@ def test_a_shard_of_which_callers_were_told_has_lost_something(pipeline: Pipelin
 
 def test_an_older_file_in_which_an_empty_shard_was_empty_has_forgotten_nothing(pipeline: Pipeline) -> None:
     pipeline.call(shards.take_epoch, 3, 2)
-    assert pipeline.call(losses.begin_epochs, {3: Standing(1, NOWHERE)}, {3: NOWHERE}) == {3: 3}
+    assert begun(pipeline, {3: Standing(1, NOWHERE)}, {}) == {3: 3}
     assert pipeline.incidents() == []
+
+
+class Looked(Looking):
+    """After it has given shards their heads, every other session of the database is ended, as by a fail-over."""
+
+    owner_url: str
+
+    async def begin(self, epochs: Mapping[int, int], store: str) -> None:
+        await super().begin(epochs, store)
+        engine = create_engine(self.owner_url, poolclass=NullPool)
+        with engine.begin() as connection:
+            connection.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            )
+
+
+def test_a_loss_is_told_though_its_epoch_could_not_be_committed(
+    pipeline: Pipeline, stores: Stores, database: Database
+) -> None:
+    pipeline.shard.open(limit=None)
+    pipeline.shard.consume(*[pipeline.shard.step(2)] * 3)
+    pipeline.drained()
+    pipeline.connection.flushall()
+
+    async def look() -> None:
+        store = Store(database.application_url, pool_size=3)
+        looking = Looked(redis.asyncio.Redis.from_url(stores.redis_url))
+        looking.owner_url = database.owner_url
+        with pytest.raises(LedgerUnavailable):
+            await begin_where_lost(looking, store, {3: NOWHERE}, await looking.standings([3]))
+        assert (await looking.standings([3]))[3].epoch == 2
+        assert await begin_where_lost(looking, store, {3: NOWHERE}, await looking.standings([3])) == 0
+        await looking.close()
+        await store.close()
+
+    within(look())
+    pipeline.engine.dispose()
+    ((shard, kind, detail),) = pipeline.incidents()
+    assert (shard, kind, detail["epoch"], detail["ledger_has"]) == (3, "lost", 2, "1-2")
