@@ -10,7 +10,7 @@ from tests.conftest import Database
 from tests.integration.pipeline import Pipeline
 from tests.integration.planting import Planter
 
-FAULTS = 30
+FAULTS = 39
 SEED = 20261122
 
 
