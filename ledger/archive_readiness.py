@@ -48,8 +48,8 @@ def refuse_unready(connection: Connection, month: date) -> None:
     if holds.holds:
         raise Conflict(
             f"{name_of(month)} cannot be archived yet: {holds.holds:,} of its holds are not settled, one of "
-            f"{holds.first} among them (whatever is asked of the account settles one that has expired, an amount of 0 "
-            "as well)"
+            f"{holds.first} among them (the reset job lets go of those that have expired, and a reconciliation of "
+            "those that Redis has lost)"
         )
     unlinked = connection.execute(_unlinked, parameters | _linked_through(connection)).scalar_one()
     if unlinked:

@@ -94,20 +94,21 @@ _newest = text(
 
 
 def buckets(
-    connection: Connection, counters: Sequence[Counter], now_ms: int
+    connection: Connection, asked: Sequence[tuple[Counter, Place]], now_ms: int
 ) -> list[tuple[Counter, tuple[Difference, ...]]]:
-    """Those whose buckets differ, and how. Nothing is said of a counter of which the ledger has later entries, in
-    whichever period. The transaction must be one snapshot, in which the counters' own entries are."""
-    found = [pair for pair in zip(counters, _buckets(connection, counters, now_ms), strict=True) if pair[1]]
+    """Those whose buckets differ, and how. Nothing is said of a counter of which the ledger has later entries than the
+    one named with it, in whichever period. The transaction must be one snapshot, in which these entries are."""
+    differences = _buckets(connection, [counter for counter, _ in asked], now_ms)
+    found = [(*pair, differ) for pair, differ in zip(asked, differences, strict=True) if differ]
     if not found:
         return []
-    places = [counter.entry or BEFORE_ALL for counter, _ in found]
-    wanted = names_of([counter.account for counter, _ in found]) | {
+    places = [place for _, place, _ in found]
+    wanted = names_of([counter.account for counter, _, _ in found]) | {
         "epochs": [place.epoch for place in places],
         "ns": [place.n for place in places],
     }
     passed = {row.place - 1 for row in connection.execute(_newest, wanted) if not row.is_last}
-    return [pair for number, pair in enumerate(found) if number not in passed]
+    return [(counter, differ) for number, (counter, _, differ) in enumerate(found) if number not in passed]
 
 
 def _buckets(connection: Connection, counters: Sequence[Counter], now_ms: int) -> list[tuple[Difference, ...]]:

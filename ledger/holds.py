@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -131,21 +132,36 @@ def _named(account: AccountName, shard: int, place: str) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """A hold whose time was over at `at_ms`, and that nothing in the ledger has settled."""
+
+    account: AccountName
+    place: Place
+    at_ms: int
+
+
+# All of one instant are in one page, so that the next begins after it.
 _expired = text(
     """
-    SELECT DISTINCT tenant, subject, metric FROM (
-        SELECT tenant, subject, metric FROM holds WHERE settled_by IS NULL AND expires_at <= :before
-        ORDER BY expires_at LIMIT :most
-    ) AS first ORDER BY tenant, subject, metric
+    SELECT tenant, subject, metric, epoch, n, expires_at FROM holds
+    WHERE settled_by IS NULL AND expires_at > :after AND expires_at <= :before
+    ORDER BY expires_at FETCH FIRST (CAST(:most AS bigint)) ROWS WITH TIES
     """
 )
 
 
-def expired(connection: Connection, before_ms: int, most: int) -> list[AccountName]:
-    """Accounts whose holds had expired before an instant, and of which the ledger has not heard that they were let go:
-    nobody has asked for them since. Of so many holds at most, the first to expire first."""
-    rows = connection.execute(_expired, {"before": to_timestamp(before_ms), "most": most})
-    return [AccountName(row.tenant, row.subject, row.metric) for row in rows]
+def expired(connection: Connection, after_ms: int, before_ms: int, most: int) -> list[Expired]:
+    """Holds that expired between two instants, and of which the ledger has not heard that they were let go: nobody has
+    asked for their accounts since, or Redis has lost them. So many at most, and those of the last one's instant; the
+    first to expire first."""
+    wanted = {"after": to_timestamp(after_ms), "before": to_timestamp(before_ms), "most": most}
+    return [
+        Expired(
+            AccountName(row.tenant, row.subject, row.metric), Place(row.epoch, row.n), from_timestamp(row.expires_at)
+        )
+        for row in connection.execute(_expired, wanted)
+    ]
 
 
 _standing = text(

@@ -1,10 +1,11 @@
 #!lua
 -- provision: brings accounts up to date with what Postgres says of them. A missing one, or one of an older epoch, is
--- written whole from the ledger; a living one keeps what it has used and takes the new terms.
+-- written whole from the ledger; so is one that was found to differ from it, if it stands where it was compared; any
+-- other that lives keeps what it has used and takes the new terms.
 --
 -- KEYS: head, journal, account, then those of any number of other accounts
 -- ARGV: epoch, fence, catalog_field, catalog_version, ttl_ms, on_window, limit, enforcement, nature, until, window,
---       caps, rollover, grants, journalled_grant, used, entry, seal, cut, holds, then those of the others
+--       caps, rollover, grants, journalled_grant, used, entry, seal, cut, holds, seen, about, then those of the others
 --   `ttl_ms` is 0 for an account that stays, even when it has no units; another goes if its last entry is `entry`
 --   `on_window` is keep when a living account keeps the window it has: a subject that has lost its plan, say; else open
 --   `until` is the instant at which these terms end by themselves, or -
@@ -13,12 +14,14 @@
 --   `journalled_grant` is the id of the newest grant that has an entry, and with all that follows the ledger's word,
 --   for an account that does not live: `entry` and `seal` are places; `cut` the window in which `used` was counted,
 --   when a plan change cut that short; `holds` are lines of `<place> <hold as in the account's hash>`
+--   `seen` is nothing, or `<entry> <used>` of an account that differs from the ledger, which had that entry before it
+--   said all of this; `about` is JSON for the ledger, with what differed
 -- Reply: of each account provisioned; moved: what Postgres said may be out of date, read it again;
 --   undrained: entries of an older epoch still wait in the journal, so the ledger's balance is not the last word;
 --   failed <reason>: the journal refuses; nothing of this account was changed
 local head_key, journal_key, account_key = KEYS[1], KEYS[2], KEYS[3]
 local epoch, fence, catalog_field, catalog_version, ttl_ms, on_window, limit, enforcement, nature, till, window, caps,
-  rollover, grants, journalled_grant, used, entry, seal, cut, holds = unpack(ARGV)
+  rollover, grants, journalled_grant, used, entry, seal, cut, holds, seen, about = unpack(ARGV)
 local ACCOUNT_KEYS = 3
 local ACCOUNT_ARGUMENTS = ACCOUNT_KEYS * #ARGV / #KEYS
 
@@ -53,6 +56,21 @@ local function from_ledger()
     if not hold.sealed then account.held = account.held + worth(account, hold.parts) end
   end
   return account
+end
+
+-- What differed in an account that lives goes; what the ledger does not know stays. Nil when the account stands
+-- elsewhere by now, or in a window that the ledger does not speak of.
+local function put_right(account)
+  if not account or account.epoch ~= epoch or account.entry .. ' ' .. digits(account.used) ~= seen then return nil end
+  local right = from_ledger()
+  local is_same_window = right.start == account.start
+  local is_later = account.used == 0 and tonumber(right.start) > tonumber(account.start)
+  if right.used ~= account.used or not (is_same_window or is_later) then return nil end
+  right.denials, right.seal, right.sealed, right.expired_ms = account.denials, account.seal, account.sealed,
+    account.expired_ms
+  if is_same_window then right.counted_from = account.counted_from end
+  queue(right, 'correct', 0, 0, { detail = 'was:' .. digits(account.used), about = about })
+  return right
 end
 
 -- The units of a window that was cut short move on into the new one, with the buckets that they came from.
@@ -134,7 +152,10 @@ local function provision()
   -- One that is damaged is written anew, like one that is missing.
   local account = load_account(account_key)
   if account and select(2, carefully(load_holds, account)) then account = nil end
-  if not account or account.epoch ~= epoch then
+  if seen ~= '' then
+    account = put_right(account)
+    if not account then return 'moved' end
+  elseif not account or account.epoch ~= epoch then
     local oldest = redis.call('XRANGE', journal_key, '-', '+', 'COUNT', 1)[1]
     if oldest and tonumber(string.match(oldest[1], '^(%d+)%-')) < tonumber(epoch) then return 'undrained' end
     account = from_ledger()
@@ -175,7 +196,8 @@ for place = 1, #KEYS / ACCOUNT_KEYS do
   local last = place * ACCOUNT_ARGUMENTS
   head_key, journal_key, account_key = unpack(KEYS, (place - 1) * ACCOUNT_KEYS + 1, place * ACCOUNT_KEYS)
   epoch, fence, catalog_field, catalog_version, ttl_ms, on_window, limit, enforcement, nature, till, window, caps,
-    rollover, grants, journalled_grant, used, entry, seal, cut, holds = unpack(ARGV, last - ACCOUNT_ARGUMENTS + 1, last)
+    rollover, grants, journalled_grant, used, entry, seal, cut, holds, seen, about =
+    unpack(ARGV, last - ACCOUNT_ARGUMENTS + 1, last)
   entries = {}
   replies[place] = provision()
 end

@@ -194,12 +194,14 @@ def _counter(shard: int, account: AccountName, texts: Mapping[str, str]) -> Coun
     period = Window.parsed(texts["window"]).period
     held, holds = 0, {}
     if "held" in texts:
-        held, hold_count = (int(word) for word in texts["held"].split(" ")[:2])
+        held, hold_count, first_expiry_ms = (int(word) for word in texts["held"].split(" "))
         holds = {name.removeprefix("h:"): text for name, text in texts.items() if _HOLD_FIELD.fullmatch(name)}
         if damaged := [place for place, text in holds.items() if not _HOLD.fullmatch(text)]:
             raise ValueError(f"its field h:{damaged[0]} is {holds[damaged[0]][:200]!r}")
         if len(holds) != hold_count:
             raise ValueError(f"its field held says {hold_count} holds, and it has {len(holds)}")
+        if late := [place for place, text in holds.items() if int(text.split(" ")[1]) < first_expiry_ms]:
+            raise ValueError(f"its field held says that no hold ends before {first_expiry_ms}, and h:{late[0]} does")
     caps = tuple(map(CapState.parsed, texts["caps"].split(";"))) if "caps" in texts else ()
     return Counter(
         shard,

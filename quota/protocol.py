@@ -122,12 +122,18 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Bringing:
-    """An account to be brought in: only in this epoch, and behind this fence."""
+    """An account to be brought in: only in this epoch, and behind this fence.
+
+    `seen` is what one that lives, and differs from the ledger, said when it was compared, as `<entry> <used>`: it is
+    written anew if it says so still. `about` is JSON for the ledger, with what differed.
+    """
 
     shard: int
     epoch: int
     fence: str
     opening: Opening
+    seen: str = ""
+    about: bytes = b""
 
 
 MAX_PROVISIONED = 32
@@ -171,6 +177,8 @@ def provision(wanted: Sequence[Bringing]) -> Call:
             "" if opening.seal is None else f"{opening.seal} {opening.seal}",
             "" if opening.cut is None else str(opening.cut),
             joined((f"{place} {hold}" for place, hold in opening.holds.items()), "\n"),
+            each.seen,
+            each.about,
         )
     return Call("provision", names, arguments)
 

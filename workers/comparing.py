@@ -34,7 +34,7 @@ class Sight:
     counter: Counter
     known: Known
     buckets: tuple[Difference, ...] = ()
-    """What differs in them, where the ledger has no entry after the counter's own."""
+    """What differs in them, as the ledger has them now."""
 
     @property
     def differs(self) -> bool:
@@ -44,6 +44,11 @@ class Sight:
     def is_older_than(self, place: Place | None) -> bool:
         """Whether the counter does not know of that entry."""
         return place is not None and (self.counter.entry or BEFORE_ALL) < place
+
+    @property
+    def through(self) -> Place:
+        """The last entry of the account's period, as far as the counter or the ledger knows."""
+        return max(self.counter.entry or BEFORE_ALL, self.known.place or BEFORE_ALL)
 
     @property
     def is_suspect(self) -> bool:
@@ -81,6 +86,11 @@ class Drifted:
         return self.balance - self.sight.counter.used
 
     @property
+    def is_more_than_numbers(self) -> bool:
+        """Whether holds or grants differ: no difference puts those right."""
+        return any(not each.what.startswith("cap ") for each in self.buckets)
+
+    @property
     def caps_lack(self) -> dict[tuple[str, int], int]:
         """Of capped windows, by kind and start_ms."""
         found = {}
@@ -96,9 +106,19 @@ def drift(now: Sight, before: Sight) -> Drifted | None:
     balance = right_balance(now, before)
     known_before = {(each.what, each.ledger - each.counter) for each in before.buckets}
     buckets = tuple(each for each in now.buckets if (each.what, each.ledger - each.counter) in known_before)
+    if not _are_sure(now, before):
+        buckets = ()
     if balance is None and not buckets:
         return None
     return Drifted(now, now.counter.used if balance is None else balance, buckets)
+
+
+def _are_sure(now: Sight, before: Sight) -> bool:
+    """Whether what differs in the buckets of both is a difference, and not what came meanwhile: the ledger had nothing
+    of which the counter did not know, or both times the same, of which it ought to have known."""
+    if now.is_older_than(now.known.place):
+        return now.is_older_than(before.known.place) and now.known.place == before.known.place
+    return not before.is_older_than(before.known.place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +173,8 @@ class Comparing:
             led_by_index(connection)
             known = comparison.known(connection, settled)
             sights = {each.key: Sight(each, said) for each, said in zip(settled, known, strict=True)}
-            at_rest = [each.counter for each in sights.values() if not each.is_older_than(each.known.place)]
-            differing = comparison.buckets(connection, at_rest, now_ms)
+            asked = [(each.counter, each.through) for each in sights.values()]
+            differing = comparison.buckets(connection, asked, now_ms)
         for counter, found in differing:
             sights[counter.key] = replace(sights[counter.key], buckets=found)
         return list(sights.values()), damaged

@@ -1,10 +1,12 @@
-"""Puts right what a comparison found: counters by the difference, and accounts that cannot be used from the ledger.
+"""Puts right what a comparison found: counters by the difference; holds, grants and accounts that cannot be used from
+the ledger.
 
 Each correction is one script, fenced by what was seen, so it may die anywhere, run twice or beside another one: whoever
 comes second finds that the account has moved, and compares again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import structlog
 from sqlalchemy import Engine
@@ -12,14 +14,14 @@ from sqlalchemy import Engine
 from ledger.openings import opening, read
 from ledger.store import ALL_TENANTS, transaction
 from quota import protocol
-from quota.account_reading import Accounts
+from quota.account_reading import Accounts, Counter
 from quota.bulk import Bulk
 from quota.formats import NONE
 from quota.identifiers import MAX_AMOUNT
 from quota.journal import About, encode_about
 from quota.keys import AccountName
 from quota.protocol import MAX_PROVISIONED, Bringing, Call, batched
-from workers.comparing import Comparing, Drifted, drift
+from workers.comparing import Comparing, Drifted, Sight, drift
 
 ACTOR = "reconcile"
 MAX_TRIES = 5
@@ -28,23 +30,33 @@ MAX_TRIES = 5
 log = structlog.get_logger()
 
 
+def about(drifted: Drifted) -> bytes:
+    """What the ledger keeps of a correction: what differed. Pure."""
+    counter = drifted.sight.counter
+    at = f"{counter.shard}.{_at(counter)}"
+    reason = f"the counter said {counter.used} at entry {at}, and the ledger {drifted.balance}"
+    for each in drifted.buckets:
+        reason += f"; of {each.what} {each.counter}, and the ledger {each.ledger}"
+    return encode_about(About(reason=reason, actor=ACTOR))
+
+
 def correction(drifted: Drifted) -> Call:
     """The script's call. Pure."""
     counter = drifted.sight.counter
-    at = NONE if counter.entry is None else str(counter.entry)
-    reason = f"the counter said {counter.used} at entry {counter.shard}.{at}, and the ledger {drifted.balance}"
-    for each in drifted.buckets:
-        reason += f"; of {each.what} {each.counter}, and the ledger {each.ledger}"
     return protocol.correct(
         counter.shard,
         counter.account,
         counter.epoch,
-        at,
+        _at(counter),
         seen_used=counter.used,
         delta=drifted.lacks,
         caps=drifted.caps_lack,
-        about=encode_about(About(reason=reason, actor=ACTOR)),
+        about=about(drifted),
     )
+
+
+def _at(counter: Counter) -> str:
+    return NONE if counter.entry is None else str(counter.entry)
 
 
 class Correcting:
@@ -57,28 +69,45 @@ class Correcting:
         self._comparing = comparing
 
     def correct(self, found: Sequence[Drifted]) -> int:
-        """How many of these this run has put right: they were compared again afterwards. Holds and grants that differ
-        are told and left as they are: they are more than a number."""
+        """How many of these this run has put right: they were compared again afterwards. What was used, in the period
+        and in capped windows, goes by the difference. Holds and grants are more than a number: an account in which
+        those differ, and nothing else any more, is written anew from the ledger."""
         pending = {each.sight.counter.key: each.sight for each in found}
-        done: list[str] = []
+        done: set[str] = set()
         for _ in range(MAX_TRIES):
-            sights, _ = self._comparing.look(list(pending))
-            wrong = []
-            for sight in sights:
-                each = drift(sight, pending[sight.counter.key])
-                if each is not None and 0 <= each.balance <= MAX_AMOUNT and (each.lacks or each.caps_lack):
-                    wrong.append(each)
+            wrong = self._wrong(pending)
             pending = {}
-            for each, reply in zip(wrong, self._bulk.run_all([correction(each) for each in wrong]), strict=True):
-                if reply == "corrected":
-                    done.append(each.sight.counter.key)
-                elif reply == "moved":
-                    pending[each.sight.counter.key] = each.sight
-                else:
-                    log.error("a counter could not be corrected", account=each.sight.counter.key, reason=reply)
+            for each, reply in self._put_right(wrong):
+                counter = each.sight.counter
+                if reply in {"corrected", "provisioned"}:
+                    done.add(counter.key)
+                if reply == "moved" or (reply == "corrected" and each.is_more_than_numbers):
+                    pending[counter.key] = each.sight
+                elif reply not in {"corrected", "provisioned"}:
+                    log.error("a counter could not be corrected", account=counter.key, reason=reply)
             if not pending:
                 break
-        return self._still_right(done)
+        return self._still_right(sorted(done))
+
+    def _wrong(self, pending: Mapping[str, Sight]) -> list[Drifted]:
+        """Those that differ still, in the same way."""
+        sights, _ = self._comparing.look(list(pending))
+        found = [drift(sight, pending[sight.counter.key]) for sight in sights]
+        return [each for each in found if each is not None and 0 <= each.balance <= MAX_AMOUNT]
+
+    def _put_right(self, wrong: Sequence[Drifted]) -> list[tuple[Drifted, str]]:
+        """What the scripts say of each. The ledger has the last entry of every one of these accounts."""
+        numbers = [each for each in wrong if each.lacks or each.caps_lack]
+        whole = [each for each in wrong if not (each.lacks or each.caps_lack)]
+        told = list(zip(numbers, self._bulk.run_all([correction(each) for each in numbers]), strict=True))
+        if not whole:
+            return told
+        openings = self._openings([(each.sight.counter.shard, each.sight.counter.account) for each in whole])
+        found = [
+            replace(bringing, seen=f"{_at(each.sight.counter)} {each.sight.counter.used}", about=about(each))
+            for bringing, each in zip(openings, whole, strict=True)
+        ]
+        return [*told, *zip(whole, self._provisioned(found), strict=True)]
 
     def _still_right(self, names: Sequence[str]) -> int:
         right = 0
@@ -98,15 +127,20 @@ class Correcting:
         wanted = [(shard, account) for shard, account in wanted if shard in drained]
         if not wanted:
             return 0
+        if others := set(self._provisioned(self._openings(wanted))) - {"provisioned"}:
+            log.warning("accounts were not brought in", replies=sorted(others))
+        return self._still_right([account.key(shard) for shard, account in wanted])
+
+    def _openings(self, wanted: Sequence[tuple[int, AccountName]]) -> list[Bringing]:
         # The heads before the ledger: whatever is announced meanwhile is seen by the script.
-        heads, now_ms = self._bulk.heads(shards), self._bulk.now_ms()
+        heads, now_ms = self._bulk.heads(sorted({shard for shard, _ in wanted})), self._bulk.now_ms()
         with transaction(self._engine, ALL_TENANTS) as connection:
             reading = read(connection, [account for _, account in wanted], now_ms)
-        found = [
+        return [
             Bringing(shard, heads[shard].epoch, heads[shard].fence, opening(account, now_ms, reading))
             for shard, account in wanted
         ]
+
+    def _provisioned(self, found: Sequence[Bringing]) -> list[str]:
         replies = self._bulk.run_all([protocol.provision(some) for some in batched(found, MAX_PROVISIONED)])
-        if others := {word for reply in replies for word in reply if word != "provisioned"}:
-            log.warning("accounts were not brought in", replies=sorted(others))
-        return self._still_right([account.key(shard) for shard, account in wanted])
+        return [word for reply in replies for word in reply]

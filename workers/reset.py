@@ -15,13 +15,14 @@ from redis import Redis
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, IntegrityError
 
-from ledger import announcements, catalogs, grants, holds, reconciliations, sealing, shards, subscriptions
+from ledger import announcements, catalogs, grants, reconciliations, sealing, shards, subscriptions
 from ledger.plans import led_by_index
 from ledger.sealing import Due, Sealed
 from ledger.store import ALL_TENANTS, transaction
 from quota.journal import Place
 from quota.rolling import roll_call
 from workers.bringing_in import BringingIn
+from workers.releasing import Releasing
 
 PAGE = 500
 """Of periods, grants or subscriptions in one transaction: some ten milliseconds."""
@@ -68,6 +69,7 @@ class Reset:
 
     def __init__(self, connection: "Redis", engine: Engine) -> None:
         self._bringing_in = BringingIn(connection, engine)
+        self._releasing = Releasing(connection, engine, self._bringing_in)
         self._bulk = self._bringing_in.bulk
         self._engine = engine
         self._after = sealing.FIRST
@@ -97,12 +99,8 @@ class Reset:
         return changed == PAGE
 
     def _release(self, done: Done, now_ms: int) -> bool:
-        with transaction(self._engine, ALL_TENANTS) as connection:
-            led_by_index(connection)
-            accounts = holds.expired(connection, now_ms - HEARD_WITHIN_MS, PAGE)
-        outcomes = self._bringing_in.bring_in(accounts)
-        done.released += sum(word == "provisioned" for word in outcomes.values())
-        return False  # the ledger hears of them first
+        done.released += self._releasing.release(now_ms - HEARD_WITHIN_MS, PAGE)
+        return False  # the next page in the next run: nobody waits for it
 
     def _let_expire(self, done: Done, now_ms: int) -> bool:
         with transaction(self._engine, ALL_TENANTS) as connection:

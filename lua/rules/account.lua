@@ -165,7 +165,11 @@ local function load_holds(account)
   local fields, count = redis.call('HGETALL', account.key), 0
   for place = 1, #fields, 2 do
     local name = string.match(fields[place], '^h:(%d+%-%d+)$')
-    if name then account.holds[name], count = parsed_hold(name, fields[place + 1]), count + 1 end
+    if name then
+      local hold = parsed_hold(name, fields[place + 1])
+      if hold.expires < account.first_expiry then error(account.key .. ' would let no hold go in time', 0) end
+      account.holds[name], count = hold, count + 1
+    end
   end
   if count ~= account.hold_count then error(account.key .. ' has lost a hold', 0) end
 end

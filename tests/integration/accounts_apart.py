@@ -4,12 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ledger import catalogs
+from ledger import catalogs, grants
+from ledger.openings import opening, read
 from quota.catalog import parse_toml
 from quota.formats import CapState, GrantState
 from quota.keys import AccountName
 from quota.periods import PeriodKind, period_at
-from quota.protocol import Charge
+from quota.protocol import Charge, Mode
 from tests.integration.pipeline import Pipeline
 
 MAX_STEPS = 100
@@ -64,6 +65,25 @@ class Members:
         for first in range(0, len(steps), MAX_STEPS):
             replies = shard.consume(*steps[first : first + MAX_STEPS])
             assert {reply.outcome.value for reply in replies} == {"allowed"}, replies
+
+    def hold(self, number: int, amount: int = 1) -> str:
+        """Its place."""
+        shard = self.pipeline.shard
+        charges = (Charge(self.key(number), amount, "3600000"),)
+        (reply,) = shard.consume(shard.step(0, mode=Mode.HOLD, charges=charges))
+        return f"{reply.epoch}-{reply.first_n}"
+
+    def give(self, number: int, amount: int = 9) -> None:
+        """A grant, of which the ledger knows that Redis has heard."""
+        words: dict[str, Any] = {"priority": 0, "expires_ms": None, "reason": "r", "created_by": "k"}
+        name, shard = self.name(number), self.pipeline.shard
+        self.pipeline.call(grants.add, name.tenant, name.subject, name.metric, amount=amount, **words)
+        now_ms = shard.now_ms()
+        epoch = int(self.field(number, "rule").partition(" ")[0])
+        assert shard.provision(opening(name, now_ms, self.pipeline.call(read, [name], now_ms)), epoch=epoch) == (
+            "provisioned"
+        )
+        self.pipeline.drained()
 
     def field(self, number: int, name: str) -> str:
         text: Any = self.pipeline.connection.hget(self.key(number), name)

@@ -20,6 +20,7 @@ from workers.reconcile import Reconcile
 
 FIELDS = ("state", "rule", "window", "warned", "denials", "seal", "caps", "grants", "held")
 CHANGE, USED_AFTER = 3, 4
+LEFT = 3
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,9 @@ class Planter:
             self.counter_put_back,
             self.account_deleted,
             self.text_damaged,
+            self.hold_lost,
+            self.hold_not_there,
+            self.grant_changed,
             self.entry_changed,
             self.entry_unreadable,
             self.entry_missing,
@@ -128,6 +132,36 @@ class Planter:
         damaged = f"{text[:place]}{chr(ord(text[place]) ^ 0x40)}{text[place + 1 :]}"
         self.members.put(number, name, damaged)
         return Fault("text damaged", number)
+
+    # Faults of what a counter holds, and of what it was given: an account may have some of an earlier fault already
+
+    def hold_lost(self, number: int) -> Fault:
+        place = self.members.hold(number)
+        self.pipeline.drained()
+        self.pipeline.connection.hdel(self.members.key(number), f"h:{place}")
+        self._tamper_held(number, -1)
+        return Fault("hold lost", number)
+
+    def hold_not_there(self, number: int) -> Fault:
+        expires_ms = self.pipeline.shard.now_ms() + 3_600_000
+        self._tamper_held(number, 1, expires_ms)
+        self.members.put(number, "h:1-999999999", f"1 {expires_ms} 1 -")
+        return Fault("hold not there", number)
+
+    def grant_changed(self, number: int) -> Fault:
+        self.members.give(number)
+        words = self.members.field(number, "grants").split(" ")
+        words[LEFT] = str(int(words[LEFT]) + self.random.choice((1, -1)))
+        self.members.put(number, "grants", " ".join(words))
+        return Fault("grant's remainder changed", number)
+
+    def _tamper_held(self, number: int, by: int, expires_ms: int = 0) -> None:
+        """One hold of one unit more, or less."""
+        held, holds, first_ms = (int(word) for word in (self.members.field(number, "held") or "0 0 0").split(" "))
+        if holds + by:
+            self.members.put(number, "held", f"{held + by} {holds + by} {first_ms or expires_ms}")
+        else:
+            self.pipeline.connection.hdel(self.members.key(number), "held")
 
     # Faults of the journal
 

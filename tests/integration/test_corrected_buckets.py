@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ledger import comparison
-from quota.formats import CapState, GrantState
+from quota.formats import CapState
 from quota.periods import PeriodKind, period_at
 from tests.integration.accounts_apart import Members
 from tests.integration.pipeline import Pipeline
@@ -24,24 +24,6 @@ class TestBuckets:
         assert (found(run), run.corrected) == ([("guild/0", f"cap day {today.start_ms}")], 1)
         assert (members.field(0, "caps"), members.corrections()) == (caps, [("guild/0", 0, 0, 3, "was:3,day:9")])
         assert_nothing_is_left(pipeline)
-
-    @pytest.mark.parametrize(("name", "what"), [("held", "held"), ("grants", "grant 7 left")])
-    def test_held_units_and_grants_are_told_and_left(self, pipeline: Pipeline, name: str, what: str) -> None:
-        grant = GrantState(7, 0, None, 20) if name == "grants" else None
-        if grant:
-            pipeline.rows(
-                "INSERT INTO grants (id, tenant, subject, metric, amount, priority, created_by) "
-                "OVERRIDING SYSTEM VALUE VALUES (7, 't', 'u', 'm', 20, 0, 'k') RETURNING id"
-            )
-        shard = pipeline.shard.open(limit=2, grants=(grant,) if grant else ())
-        if not grant:
-            shard.hold(2)
-        shard.consume(shard.step(1))
-        assert pipeline.reconcile().run_once().drifts == []
-        text = shard.account()[name]
-        pipeline.connection.hset(shard.key(), name, text.replace("2", "3", 1))
-        run = pipeline.reconcile().run_once()
-        assert (found(run), run.corrected) == ([("u", what)], 0)
 
     def test_holds_that_come_while_the_ledger_is_read_raise_no_alarm(
         self, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch

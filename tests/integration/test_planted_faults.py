@@ -13,7 +13,7 @@ from tests.integration.counting import PrivateServer
 from tests.integration.pipeline import Pipeline
 from tests.integration.planting import Planter
 
-FAULTS = 30
+FAULTS = 39
 SEED = 20261122
 
 

@@ -55,6 +55,7 @@ def test_one_that_is_not_there_is_neither() -> None:
         ({"state": "7 2-41", "window": WHOLE["window"]}, "rule is 'missing'"),
         ({**HELD, "h:2-40": "5 1500"}, "h:2-40 is"),
         ({**HELD, "held": "5 2 1500"}, "says 2 holds"),
+        ({**HELD, "held": "5 1 1501"}, "no hold ends before 1501"),
         ({**WHOLE, "held": "0 0 1"}, ""),
     ],
 )

@@ -71,3 +71,22 @@ def test_buckets_differ_if_they_do_so_twice_by_as_much() -> None:
     assert drift(less, wrong) == Drifted(less, 5, (Difference("cap day 0", 6, 3),))
     found = drift(wrong, wrong)
     assert found is not None and (found.lacks, found.caps_lack) == (0, {("day", 0): -3})
+
+
+def test_buckets_of_one_that_moves_on_are_not_sure_and_of_one_that_ought_to_have_moved_they_are() -> None:
+    lost = (Difference("holds", 0, 2),)
+    still, behind, further = sight(5, 7, at_entry=5), sight(5, 7, at_entry=5, last=8), sight(5, 7, at_entry=5, last=9)
+    rest, old, older = (Sight(each.counter, each.known, lost) for each in (still, behind, further))
+    assert not behind.is_suspect
+    assert old.is_suspect
+    assert [drift(now, before) for now, before in ((rest, old), (old, rest), (older, old))] == [None] * 3
+    assert drift(old, old) == Drifted(old, 5, lost)
+    found = drift(rest, rest)
+    assert found == Drifted(rest, 5, lost) and found.is_more_than_numbers
+
+
+def test_capped_windows_are_numbers() -> None:
+    plain = sight(5, 7, at_entry=5)
+    wrong = Sight(plain.counter, plain.known, (Difference("cap day 0", 4, 1),))
+    found = drift(wrong, wrong)
+    assert found is not None and not found.is_more_than_numbers

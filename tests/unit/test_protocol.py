@@ -196,13 +196,15 @@ def test_a_provision_call_has_a_word_for_everything(is_cut: bool) -> None:
         cut=cut,
         holds={"4-0": "3 99 3 -", "4-1": "1 98 0,5:-1:-:1 day:1"},
     )
-    call = protocol.provision([Bringing(2, 4, "1", opening)])
+    seen = {"seen": "4-1 8", "about": b"{}"} if is_cut else {}
+    call = protocol.provision([Bringing(2, 4, "1", opening, **seen)])  # type: ignore[arg-type]
     assert list(call.keys) == [keys.head(2), keys.journal(2), account.key(2)]
     assert list(call.arguments) == [
         *(4, "1", "catalog:t", 6, 0, "open", "-", "soft", "counter", "-", "0 - ~ lifetime - -", "day 1 2 3 4"),
         7 if is_cut else "",
         *("5 -1 - 8 2 0;7 0 99 1 0 0", 5, 8, "4-1", "3-9 3-9", "5 9 old month - -" if is_cut else ""),
         "4-0 3 99 3 -\n4-1 1 98 0,5:-1:-:1 day:1",
+        *(("4-1 8", b"{}") if is_cut else ("", b"")),
     ]
 
 
