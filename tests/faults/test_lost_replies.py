@@ -45,7 +45,6 @@ def test_under_load_only_what_was_answered_is_charged_in_the_end(
     with first.broken(drop_chance=0.2), second.broken(drop_chance=0.2):
         log = hammer([first.url, second.url], faulty.admin_key, requests)
     assert set(log.counts) == {200, 503}
-    assert min(log.counts.values()) > 20, log.counts
     assert_only_what_was_answered_counts(faulty, reader, log, subjects, 2)
     found = kinds(faulty, f"lost-{name}-%")
     assert found["refund"] > 0
