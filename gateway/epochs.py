@@ -32,6 +32,7 @@ class Epochs:
         self._looking = looking
         self._store = store
         self._acknowledged = acknowledged
+        self._turns = asyncio.Lock()
         self._wanted: set[int] = set()
         self._next: asyncio.Task[int] | None = None
 
@@ -43,11 +44,13 @@ class Epochs:
         await asyncio.shield(self._next)
 
     async def _begin_wanted(self) -> int:
-        # Runs in the next turn of the loop, when everybody of this turn has named a shard.
-        wanted, self._wanted, self._next = sorted(self._wanted), set(), None
-        told = {shard: self._acknowledged.last(shard) for shard in wanted}
-        found = await self._looking.standings(wanted)
-        return await begin_where_lost(self._looking, self._store, told, found)
+        # One at a time, or all of the store's connections would wait for the shards' rows. Everybody who names a shard
+        # meanwhile shares the next.
+        async with self._turns:
+            wanted, self._wanted, self._next = sorted(self._wanted), set(), None
+            told = {shard: self._acknowledged.last(shard) for shard in wanted}
+            found = await self._looking.standings(wanted)
+            return await begin_where_lost(self._looking, self._store, told, found)
 
 
 class Looks:
@@ -117,25 +120,24 @@ async def begin_where_lost(
     looking: Looking, store: Store, told: Mapping[int, Place], found: Mapping[int, Standing]
 ) -> int:
     """Begins an epoch in each of these shards that Redis has lost or in which it went back, before what the ledger has
-    or before the last place that callers were `told` of; how many there were."""
+    or before the last place that callers were `told` of, or has begun it already, of which the ledger did not hear; how
+    many there were."""
     known = await store.run(ALL_TENANTS, shards.standings, list(told))
-    behind = {
+    lost = {
         shard: told[shard]
         for shard, standing in found.items()
-        if standing.is_behind(*known[shard]) or standing.is_behind(0, told[shard])
+        if losses.begins_in(standing, *known[shard], told[shard]) is not None
     }
-    return await store.bounded(_begin(looking, store, behind)) if behind else 0
+    return await store.bounded(_begin(looking, store, lost)) if lost else 0
 
 
 async def _begin(looking: Looking, store: Store, told: Mapping[int, Place]) -> int:
     async with store.transaction(ALL_TENANTS) as connection:
         await connection.run_sync(shards.lock_all, list(told))
         found = await looking.standings(list(told))
-        epochs, lost = await connection.run_sync(losses.begin_epochs, found, told)
-        if lost:
-            # Committed before the heads are written: with a head nobody finds the loss again, whatever becomes of this
-            # transaction. Where Redis goes away in between, the loss is told twice.
-            await store.run(ALL_TENANTS, losses.tell, lost)
+        epochs = await connection.run_sync(losses.begin_epochs, found, told)
+        # Under the lock, so that nobody else finds the shards behind. Where the commit fails the heads are ahead of the
+        # ledger, and the next look finds that.
         await looking.begin(epochs, await connection.run_sync(shards.store_id))
     if epochs:
         log.warning("shards had lost something and began an epoch", shards=len(epochs), newest=max(epochs.values()))

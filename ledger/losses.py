@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -39,49 +38,42 @@ _forgotten = text(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """What a shard had lost when its epoch began: an incident to be."""
+def begins_in(standing: Standing, epoch: int, offset: Place, told: Place) -> int | None:
+    """The epoch that a shard begins: the next one, where Redis is behind what the ledger has or what callers were told;
+    the one that Redis is in already, where the ledger has not heard of that. None where neither is so. Pure."""
+    if standing.epoch is not None and standing.epoch > epoch:
+        return standing.epoch
+    return epoch + 1 if standing.is_behind(epoch, offset) or standing.is_behind(0, told) else None
 
-    shard: int
-    kind: str
-    detail: dict[str, Any]
 
-
-def begin_epochs(
-    connection: Connection, found: Mapping[int, Standing], told: Mapping[int, Place]
-) -> tuple[dict[int, int], list[Loss]]:
+def begin_epochs(connection: Connection, found: Mapping[int, Standing], told: Mapping[int, Place]) -> dict[int, int]:
     """Takes the next epoch for each of these shards in which Redis is behind what the ledger knows, or what callers
-    were told. The rows must be locked by this transaction. Shard -> the epoch that begins; and what was lost: nothing,
-    where nothing was."""
+    were told, and writes down what it had lost: nothing, where nothing was. The rows must be locked by this
+    transaction. Shard -> the epoch that begins."""
     led_by_index(connection)
     begun: dict[int, int] = {}
-    lost: list[Loss] = []
     left_to_count = MAX_COUNTED_ENTRIES
     for shard, (epoch, offset) in shards.standings(connection, list(found)).items():
         standing = found[shard]
-        if not (standing.is_behind(epoch, offset) or standing.is_behind(0, told[shard])):
+        begins = begins_in(standing, epoch, offset, told[shard])
+        if begins is None:
             continue
-        begun[shard] = epoch + 1
-        shards.take_epoch(connection, shard, epoch + 1)
+        begun[shard] = begins
+        shards.take_epoch(connection, shard, begins)
         if epoch == 0 or offset == told[shard] == NOWHERE:
             continue  # the store's first start, or a shard that nobody has used; whoever told others tells it himself
-        detail: dict[str, Any] = {"lost_epoch": epoch, "epoch": epoch + 1, "ledger_has": str(offset)}
+        detail: dict[str, Any] = {"lost_epoch": epoch, "epoch": begins, "ledger_has": str(offset)}
         if told[shard].epoch == epoch:
             detail["callers_were_told"] = str(told[shard])
-        if standing.epoch is not None:
+        is_rewound = standing.epoch is not None and standing.epoch <= epoch
+        if is_rewound:
             forgotten = _what_was_forgotten(connection, shard, standing.last, offset, left_to_count)
             left_to_count -= forgotten["entries"]
             detail |= {"counters_had": str(standing.last), **forgotten}
-        lost.append(Loss(shard, "lost" if standing.epoch is None else "rewound", detail))
-    return begun, lost
-
-
-def tell(connection: Connection, lost: Sequence[Loss]) -> None:
-    """Writes down what was lost, for people on call."""
-    for each in lost:
-        log.error(f"the counters of a shard were {each.kind}", shard=each.shard, **each.detail)
-        reconciliations.add_incidents(connection, each.shard, each.kind, [each.detail])
+        kind = "rewound" if is_rewound else "lost"
+        log.error(f"the counters of a shard were {kind}", shard=shard, **detail)
+        reconciliations.add_incidents(connection, shard, kind, [detail])
+    return begun
 
 
 def _what_was_forgotten(connection: Connection, shard: int, last: Place, offset: Place, most: int) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-#!lua
+#!lua flags=allow-oom
 -- trim: forgets the entries of a journal that the ledger holds, if the last of them is what the ledger was given. Where
 -- Redis went back in time since it was read, others may stand at those places, which no ledger has: nothing is trimmed,
--- and the drain finds them when it reads the journal from its beginning.
+-- and the drain finds them when it reads the journal from its beginning. Allowed while memory is full: nothing else gives
+-- any back.
 --
 -- KEYS: journal
 -- ARGV: last_id, last_line, last_about, min_id

@@ -35,7 +35,7 @@ class FakeServer(fakeredis.FakeRedis):
         raise NoScriptError
 
     def eval(self, script: str, *arguments: Any) -> Any:
-        return super().eval(script.removeprefix("#!lua\n"), *arguments)
+        return super().eval(script.partition("\n")[2], *arguments)
 
 
 @dataclass(frozen=True)

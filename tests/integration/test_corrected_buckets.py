@@ -1,15 +1,19 @@
 """What else is compared than what was used, and how the ledger reads a correction."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from ledger import comparison
+from quota.account_reading import Counter
 from quota.formats import CapState
 from quota.periods import PeriodKind, period_at
 from tests.integration.accounts_apart import Members
 from tests.integration.pipeline import Pipeline
 from tests.integration.test_corrections import assert_nothing_is_left, found
+from workers.comparing import Comparing
+from workers.correcting import Correcting
 
 LINE = "{} {{now}} {} 1 1 {} - - {{account}} {{window}}"
 
@@ -24,6 +28,28 @@ class TestBuckets:
         assert (found(run), run.corrected) == ([("guild/0", f"cap day {today.start_ms}")], 1)
         assert (members.field(0, "caps"), members.corrections()) == (caps, [("guild/0", 0, 0, 3, "was:3,day:9")])
         assert_nothing_is_left(pipeline)
+
+    def test_one_that_is_used_again_while_it_is_looked_at_after_its_correction_is_right(
+        self, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The ledger has the unit by then, and the counter was read before."""
+        today = period_at(PeriodKind.DAY, pipeline.shard.now_ms())
+        members = Members.opened(pipeline, 2, caps=(CapState(today, 50),))
+        members.put(0, "caps", members.field(0, "caps").removesuffix(" 3") + " 9")
+        settled, still_right = Comparing._settled, Correcting._still_right
+
+        def used_again(self: Comparing, counters: Sequence[Counter]) -> Sequence[Counter]:
+            found = settled(self, counters)
+            members.consume([0])
+            pipeline.drained()
+            return found
+
+        def looked_at(self: Correcting, names: Sequence[str]) -> int:
+            monkeypatch.setattr(Comparing, "_settled", used_again)
+            return still_right(self, names)
+
+        monkeypatch.setattr(Correcting, "_still_right", looked_at)
+        assert pipeline.reconcile().run_once().corrected == 1
 
     def test_holds_that_come_while_the_ledger_is_read_raise_no_alarm(
         self, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch

@@ -1,6 +1,7 @@
 """What Redis had forgotten is told, but nobody waits until millions of entries are counted."""
 
-from collections.abc import Iterator, Mapping
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -8,11 +9,11 @@ import redis
 import redis.asyncio
 from sqlalchemy import NullPool, create_engine, text
 
-from gateway.epochs import begin_where_lost
+from gateway.epochs import Epochs, begin_where_lost
 from ledger import losses, shards
 from ledger.store import Store
-from quota.acknowledged import Told
-from quota.errors import LedgerUnavailable
+from quota.acknowledged import Acknowledged, Told
+from quota.errors import CountersUnavailable, LedgerUnavailable
 from quota.journal import Place
 from quota.lives import NOWHERE, Looking, Standing
 from tests.conftest import Database, Stores
@@ -27,10 +28,8 @@ def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline
 
 
 def begun(pipeline: Pipeline, found: dict[int, Standing], told: dict[int, Place]) -> dict[int, int]:
-    """The epochs that begin; what was lost is told."""
-    epochs, lost = pipeline.call(losses.begin_epochs, found, dict.fromkeys(found, NOWHERE) | told)
-    pipeline.call(losses.tell, lost)
-    return epochs
+    """The epochs that begin."""
+    return pipeline.call(losses.begin_epochs, found, dict.fromkeys(found, NOWHERE) | told)
 
 
 def told(pipeline: Pipeline) -> dict[str, Any]:
@@ -109,12 +108,16 @@ def test_an_older_file_in_which_an_empty_shard_was_empty_has_forgotten_nothing(p
 
 
 class Looked(Looking):
-    """After it has given shards their heads, every other session of the database is ended, as by a fail-over."""
+    """After it has first given shards their heads, every session of the database is ended, as by a fail-over."""
 
     owner_url: str
+    is_first = True
 
     async def begin(self, epochs: Mapping[int, int], store: str) -> None:
         await super().begin(epochs, store)
+        if not self.is_first:
+            return
+        self.is_first = False
         engine = create_engine(self.owner_url, poolclass=NullPool)
         with engine.begin() as connection:
             connection.execute(
@@ -140,7 +143,8 @@ def test_a_loss_is_told_though_its_epoch_could_not_be_committed(
         with pytest.raises(LedgerUnavailable):
             await begin_where_lost(looking, store, {3: NOWHERE}, await looking.standings([3]))
         assert (await looking.standings([3]))[3].epoch == 2
-        assert await begin_where_lost(looking, store, {3: NOWHERE}, await looking.standings([3])) == 0
+        for begun in (1, 0):
+            assert await begin_where_lost(looking, store, {3: NOWHERE}, await looking.standings([3])) == begun
         await looking.close()
         await store.close()
 
@@ -148,3 +152,65 @@ def test_a_loss_is_told_though_its_epoch_could_not_be_committed(
     pipeline.engine.dispose()
     ((shard, kind, detail),) = pipeline.incidents()
     assert (shard, kind, detail["epoch"], detail["ledger_has"]) == (3, "lost", 2, "1-2")
+
+
+class Crowded(Looking):
+    """Counts who looks at once."""
+
+    looking = most = 0
+
+    async def standings(self, shards: Sequence[int]) -> dict[int, Standing]:
+        self.looking += 1
+        self.most = max(self.most, self.looking)
+        found = await super().standings(shards)
+        self.looking -= 1
+        return found
+
+
+def test_requests_that_find_a_shard_lost_one_after_the_other_begin_its_epoch_once_and_wait_for_one_look(
+    pipeline: Pipeline, stores: Stores, database: Database
+) -> None:
+    """Else all connections of the store would wait for the shard's row."""
+    pipeline.shard.open(limit=None)
+    pipeline.shard.consume(pipeline.shard.step(2))
+    pipeline.drained()
+    pipeline.connection.flushall()
+
+    async def ask() -> int:
+        store, looking = Store(database.application_url), Crowded(redis.asyncio.Redis.from_url(stores.redis_url))
+        epochs = Epochs(looking, store, Acknowledged())
+        async with asyncio.TaskGroup() as requests:
+            for _ in range(100):
+                requests.create_task(epochs.begin(3))
+                await asyncio.sleep(0)
+        await looking.close()
+        await store.close()
+        return looking.most
+
+    assert within(ask()) == 1
+    assert [kind for _, kind, _ in pipeline.incidents()] == ["lost"]
+
+
+def test_a_redis_that_refuses_to_write_is_told_of_once(pipeline: Pipeline, stores: Stores, database: Database) -> None:
+    """However often it is looked at meanwhile."""
+    pipeline.shard.open(limit=None)
+    pipeline.shard.consume(pipeline.shard.step(2))
+    pipeline.drained()
+    pipeline.connection.flushall()
+
+    async def look() -> None:
+        store, looking = Store(database.application_url), Looking(redis.asyncio.Redis.from_url(stores.redis_url))
+        for _ in range(3):
+            with pytest.raises(CountersUnavailable):
+                await begin_where_lost(looking, store, {3: NOWHERE}, await looking.standings([3]))
+        pipeline.connection.config_set("min-replicas-to-write", 0)
+        assert await begin_where_lost(looking, store, {3: NOWHERE}, await looking.standings([3])) == 1
+        await looking.close()
+        await store.close()
+
+    pipeline.connection.config_set("min-replicas-to-write", 1)
+    try:
+        within(look())
+    finally:
+        pipeline.connection.config_set("min-replicas-to-write", 0)
+    assert [kind for _, kind, _ in pipeline.incidents()] == ["lost"]

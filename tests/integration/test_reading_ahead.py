@@ -117,3 +117,13 @@ def test_a_gap_before_what_was_read_is_told_all_the_same(pipeline: Pipeline) -> 
     pipeline.connection.xdel("qg:{3}:j", f"1-{BATCH}")
     assert rest(drain) == 4 * BATCH - 1
     assert [kind for _, kind, _ in pipeline.incidents() if kind == "gap"] == ["gap"]
+
+
+def test_a_redis_whose_memory_is_full_is_drained(pipeline: Pipeline) -> None:
+    """Only what is trimmed gives any of it back."""
+    pipeline.connection.config_set("maxmemory", 1)
+    try:
+        assert rest(pipeline.drain()) == 5 * BATCH
+    finally:
+        pipeline.connection.config_set("maxmemory", 0)
+    assert pipeline.waiting() == 0
