@@ -138,3 +138,8 @@ class LedgerUnavailable(QuotagateError):
 
 class Unsafe(QuotagateError):
     code = "UNSAFE"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, for a log; what it is, where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

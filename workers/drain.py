@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine
 from ledger import chain, entries, holds, reconciliations, shards
 from ledger.staging import stage, unstage
 from ledger.store import ALL_TENANTS, transaction
-from quota.errors import Unsafe
+from quota.errors import Unsafe, first_line
 from quota.journal import Entry, Item, Journal, Place
 from workers.reading_ahead import BEGINNING, ReadingAhead, lines_after
 
@@ -135,7 +135,7 @@ class Drain:
                 try:
                     drained = self._move([shard], 1)
                 except entries.Unacceptable as error:
-                    self._skip(shard, first, str(error).splitlines()[0])
+                    self._skip(shard, first, first_line(error))
                     continue
                 if drained is None:
                     break

@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 import structlog
 from redis.exceptions import RedisError
 
-from quota.errors import LedgerUnavailable, Unsafe
+from quota.errors import LedgerUnavailable, Unsafe, first_line
 from workers import metrics, queues
 from workers.context import context
 from workers.drain import Drained
@@ -32,7 +32,7 @@ def patient(job: Callable[P, T]) -> Callable[P, T | None]:
         except Exception as error:
             if not is_away(error):
                 raise
-            log.warning("a job waits for its stores", job=job.__name__, reason=str(error).splitlines()[0])
+            log.warning("a job waits for its stores", job=job.__name__, reason=first_line(error))
             return None
 
     return run
@@ -45,7 +45,7 @@ def drain() -> int:
         moved = held.drain.run(held.settings.drain_hold_s, held.stopping.is_set, _report)
     except (LedgerUnavailable, RedisError, Unsafe) as error:
         # Nothing is lost: the watchdog queues the next drain, which begins where this one began.
-        log.error("the drain was cut short", reason=str(error).splitlines()[0])
+        log.error("the drain was cut short", reason=first_line(error))
         return 0
     if not held.stopping.is_set():
         queues.ensure_drain(held.broker)

@@ -19,6 +19,7 @@ from ledger import announcements, catalogs, grants, reconciliations, sealing, sh
 from ledger.plans import led_by_index
 from ledger.sealing import Due, Sealed
 from ledger.store import ALL_TENANTS, transaction
+from quota.errors import first_line
 from quota.journal import Place
 from quota.rolling import roll_call
 from workers.bringing_in import BringingIn
@@ -202,6 +203,6 @@ class Reset:
                 return self._told(connection, sealing.seal(connection, wanted, now_ms, is_last_word=is_last_word))
         except UNSEALABLE as error:
             if len(wanted) == 1:
-                log.error("a period cannot be sealed", period=wanted[0], reason=str(error).splitlines()[0])
+                log.error("a period cannot be sealed", period=wanted[0], reason=first_line(error))
                 return []
         return [each for due in wanted for each in self._sealed([due], now_ms, is_last_word=is_last_word)]

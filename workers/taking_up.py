@@ -18,7 +18,7 @@ from ledger.jobs import Job
 from ledger.replay import Step
 from ledger.replay_jobs import STEPPING
 from ledger.store import ALL_TENANTS, transaction
-from quota.errors import LedgerUnavailable, QuotagateError
+from quota.errors import LedgerUnavailable, QuotagateError, first_line
 from workers.stores_away import is_away
 
 HOLD_S = 10.0
@@ -52,7 +52,7 @@ class TakingUp:
         except Exception as error:
             if is_away(error):
                 # The claim ends by itself, and the job is taken up again.
-                log.warning("a job waits for its stores", id=job.id, reason=str(error).splitlines()[0])
+                log.warning("a job waits for its stores", id=job.id, reason=first_line(error))
             elif isinstance(error, QuotagateError):
                 self._fail(job, str(error))
             else:

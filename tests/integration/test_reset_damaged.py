@@ -50,7 +50,7 @@ def test_whatever_is_wrong_with_one_the_others_are_sealed(scene: Resetting, monk
 
     def failing(connection: Any, wanted: Any, *arguments: Any, **words: Any) -> Any:
         if any(due.account == BAD for due in wanted):
-            raise ValueError("nobody has thought of this")
+            raise ValueError
         return seal(connection, wanted, *arguments, **words)
 
     monkeypatch.setattr(sealing, "seal", failing)
