@@ -224,7 +224,7 @@ def publish(shard: int, tenant: str, catalog_version: int, account_keys: Sequenc
 
 
 def begin_epoch(shard: int, epoch: int, store: str) -> Call:
-    return Call("begin_epoch", (keys.head(shard),), (epoch, store))
+    return Call("begin_epoch", (keys.head(shard), keys.journal(shard)), (epoch, store))
 
 
 def trim(shard: int, last_id: bytes, last: Mapping[bytes, bytes], min_id: str) -> Call:

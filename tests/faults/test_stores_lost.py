@@ -4,6 +4,8 @@ from itertools import count, takewhile
 
 import httpx
 
+from quota import keys
+from quota.handles import Receipt
 from tests.faults.conftest import SCANS, assert_exactly_once, assert_the_two_agree
 from tests.faults.losing import FLUSHED, flush_under_load
 from tests.faults.postgres_away import hung_postgres, postgres_away
@@ -13,6 +15,10 @@ from tests.system import Gateway, System, eventually
 
 def _status(client: httpx.Client, subject: str) -> int:
     return client.post("/v1/consume", json={"subject": subject, "metric": "units"}).status_code
+
+
+def _served_again(client: httpx.Client, subject: str) -> None:
+    eventually(lambda: _status(client, subject) == 200, "requests are served again", 10)
 
 
 def test_a_redis_that_was_emptied_is_provisioned_from_the_ledger_and_counts_on(faulty: System) -> None:
@@ -28,6 +34,23 @@ def test_a_redis_that_was_emptied_is_provisioned_from_the_ledger_and_counts_on(f
     log.status["f"] = 200
     # The jobs' schedule was lost with it, and must come back for the entry to reach the ledger.
     assert_exactly_once(faulty, log, "units", "flush\\_%")
+
+
+def test_a_shard_whose_head_or_journal_is_damaged_begins_anew_and_keeps_no_other_from_the_ledger(
+    faulty: System,
+) -> None:
+    with faulty.client() as client:
+        shards = []
+        for subject in ("damaged_head", "damaged_journal", "well"):
+            answer = client.post("/v1/consume", json={"subject": subject, "metric": "units"})
+            shards.append(Receipt.parsed(answer.json()["receipt"]).shard)
+        faulty.drained()
+        faulty.redis().hset(keys.head(shards[0]), "epoch", "q")
+        faulty.redis().set(keys.journal(shards[1]), "no stream")
+        for subject in ("damaged_head", "damaged_journal", "well"):
+            _served_again(client, subject)
+    faulty.drained()
+    assert_the_two_agree(faulty)
 
 
 def test_a_killed_redis_comes_back_with_everything_that_was_acknowledged(faulty: System) -> None:

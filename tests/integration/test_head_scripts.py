@@ -54,6 +54,15 @@ class TestBeginEpoch:
         assert shard.run(protocol.begin_epoch(SHARD, 2, "s")) == "begun"
         assert shard.connection.hgetall(keys.head(SHARD)) == {b"epoch": b"2", b"store": b"s"}
 
+    def test_a_journal_that_is_something_else_goes_and_one_with_entries_stays(self, shard: Shard) -> None:
+        shard.open(limit=None).consume(shard.step(1))
+        shard.run(protocol.begin_epoch(SHARD, 2, "s"))
+        assert shard.kinds() == ["consume"]
+        shard.connection.delete(keys.journal(SHARD))
+        shard.connection.set(keys.journal(SHARD), "no stream")
+        shard.run(protocol.begin_epoch(SHARD, 3, "s"))
+        assert shard.connection.exists(keys.journal(SHARD)) == 0
+
     def test_a_new_epoch_keeps_what_the_head_knows_of_catalogs(self, shard: Shard) -> None:
         shard.open().run(protocol.publish(SHARD, "t", 4))
         shard.run(protocol.begin_epoch(SHARD, 2, ""))
