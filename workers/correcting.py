@@ -75,16 +75,17 @@ class Correcting:
         pending = {each.sight.counter.key: each.sight for each in found}
         done: set[str] = set()
         for _ in range(MAX_TRIES):
-            wrong = self._wrong(pending)
-            pending = {}
-            for each, reply in self._put_right(wrong):
-                counter = each.sight.counter
-                if reply in {"corrected", "provisioned"}:
-                    done.add(counter.key)
-                if reply == "moved" or (reply == "corrected" and each.is_more_than_numbers):
-                    pending[counter.key] = each.sight
-                elif reply not in {"corrected", "provisioned"}:
-                    log.error("a counter could not be corrected", account=counter.key, reason=reply)
+            told = self._put_right(self._wrong(pending))
+            pending = {each.sight.counter.key: each.sight for each, reply in told if reply == "moved"}
+            done |= {each.sight.counter.key for each, reply in told if reply in {"corrected", "provisioned"}}
+            half = [
+                each.sight.counter.key for each, reply in told if reply == "corrected" and each.is_more_than_numbers
+            ]
+            # Looked at anew: a counter that was put back did not know of what it knows by now.
+            pending |= {sight.counter.key: sight for sight in self._comparing.look(half)[0]} if half else {}
+            for each, reply in told:
+                if reply not in {"corrected", "provisioned", "moved"}:
+                    log.error("a counter could not be corrected", account=each.sight.counter.key, reason=reply)
             if not pending:
                 break
         return self._still_right(sorted(done))

@@ -101,6 +101,18 @@ def test_an_account_that_was_put_back_to_before_a_hold_has_it_again_or_has_it_se
     held.assert_all_is_well()
 
 
+def test_an_account_that_was_put_back_to_before_a_hold_and_a_charge_is_right_after_one_run(held: HeldAccount) -> None:
+    before: Any = held.scene.connection.dump(held.key)
+    held.hold(1)
+    held.ask(Mode.CONSUME, 1)
+    held.scene.pipeline.drained()
+    after = held.but_its_entry()
+    held.scene.connection.restore(held.key, 0, before, replace=True)
+    assert held.scene.pipeline.reconcile().run_once().corrected == 1
+    assert held.but_its_entry() == after
+    held.assert_all_is_well()
+
+
 def test_a_hold_of_a_period_that_is_over_comes_back_with_the_words_of_its_seal(
     connection: "redis.Redis", database: Database
 ) -> None:
