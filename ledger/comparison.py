@@ -115,7 +115,7 @@ def _buckets(connection: Connection, counters: Sequence[Counter], now_ms: int) -
     names = [counter.account for counter in counters]
     open_holds = holds.open_of(connection, names)
     spent = accounts.cap_spent(connection, [each.account for each in counters if each.caps], now_ms)
-    granted = grants.of_accounts(connection, [each.account for each in counters if each.grants], now_ms)
+    granted = grants.of_accounts(connection, names, now_ms)
     return [
         _differences(
             counter,
@@ -136,7 +136,7 @@ def _differences(
     now_ms: int,
 ) -> tuple[Difference, ...]:
     """Pure. `held` is compared where no grant is in it: whether one that expires counts still, Redis alone knows."""
-    if not (counter.holds or open_holds or counter.caps or counter.grants):
+    if not (counter.holds or open_holds or counter.caps or counter.grants or granted):
         return ()
     if counter.holds != open_holds:
         return (Difference("holds", _units(counter.holds), _units(open_holds)),)
@@ -153,15 +153,21 @@ def _differences(
     for part in (part for _, _, parts, *_ in words for part in parsed_parts(parts)):
         if part.grant is not None:
             held_of[part.grant] += part.units
-    known = {grant.id: grant for grant in granted}
-    for state in counter.grants:
-        if state.expires_ms is not None and state.expires_ms <= now_ms + EXPIRES_SOON_MS:
+    known, told = {grant.id: grant for grant in granted}, {state.id: state for state in counter.grants}
+    for number in told | known:
+        grant, state = known.get(number), told.get(number)
+        expires_ms = state.expires_ms if state else known[number].expires_ms
+        if expires_ms is not None and expires_ms <= now_ms + EXPIRES_SOON_MS:
             continue
-        grant = known.get(state.id)
-        left = grant.left - held_of[state.id] if grant else 0
+        left = grant.left - held_of[number] if grant else 0
         taken = grant.taken.get((counter.period_kind, counter.period_start_ms), 0) if grant else 0
-        found.append(Difference(f"grant {state.id} left", state.left, left))
-        found.append(Difference(f"grant {state.id} taken", state.taken, taken))
+        if state is None:
+            # One that is used up or over is let go, and of one that Redis has not heard of it cannot know.
+            if grant is not None and grant.journalled and not grant.is_over and left > 0:
+                found.append(Difference(f"grant {number} left", 0, left))
+            continue
+        found.append(Difference(f"grant {number} left", state.left, left))
+        found.append(Difference(f"grant {number} taken", state.taken, taken))
     return tuple(each for each in found if each.counter != each.ledger)
 
 

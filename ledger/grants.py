@@ -26,7 +26,8 @@ MAX_LIVE_GRANTS = 64
 @dataclass(frozen=True, slots=True)
 class Granted:
     """A grant of one account. `left` was never used (holds are still in it); `taken` was used in a running period, by
-    its kind and start_ms: one that has not ended, or that nothing has sealed. `journalled`: Redis has heard of it."""
+    its kind and start_ms: one that has not ended, or that nothing has sealed. `journalled`: Redis has heard of it;
+    `is_over`: and has seen its end."""
 
     id: int
     priority: int
@@ -34,6 +35,7 @@ class Granted:
     left: int
     taken: Mapping[tuple[str, int], int] = field(default_factory=dict)
     journalled: bool = False
+    is_over: bool = False
 
 
 # The ids of one account are given out in the order of the commits, so that whoever has seen one has seen all before it.
@@ -181,7 +183,7 @@ def note_swept(connection: Connection, ids: Sequence[int]) -> None:
 # out.
 _of_accounts = text(
     """
-    SELECT g.id, g.tenant, g.subject, g.metric, g.amount, g.priority, g.expires_at, g.journalled,
+    SELECT g.id, g.tenant, g.subject, g.metric, g.amount, g.priority, g.expires_at, g.journalled, g.expiry_journalled,
            u.period_kind, u.period_start, u.used, b.period_end IS NULL OR b.period_end > :now OR NOT EXISTS (
                SELECT FROM entries e
                WHERE (e.tenant, e.subject, e.metric) = (b.tenant, b.subject, b.metric)
@@ -224,7 +226,8 @@ def of_accounts(
         left = first.amount - int(sum(used.values()))
         if taken or (left and not first.is_past):
             expires_ms = None if first.expires_at is None else from_timestamp(first.expires_at)
-            granted = Granted(grant_id, first.priority, expires_ms, left, taken, first.journalled)
+            told = first.journalled, first.expiry_journalled
+            granted = Granted(grant_id, first.priority, expires_ms, left, taken, *told)
             found[AccountName(first.tenant, first.subject, first.metric)].append(granted)
     return found
 

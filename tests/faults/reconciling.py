@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 
 from ledger.reconciliations import Reconciliation
+from quota.periods import to_rfc3339
 from quota.settings import Settings
 from tests.load import Log, Request, hammer
 from tests.system import System
@@ -38,6 +39,10 @@ def reconciling(system: System, seconds: float, seed: int) -> tuple[Log, list[Re
 def _some_request(chances: random.Random) -> Request:
     subject = f"calm_{chances.randrange(SUBJECTS)}"
     key = f"k-{chances.randrange(2_000)}" if chances.random() < 0.2 else None
+    if chances.random() < 0.02:
+        expires_ms = int(time.time() * 1000) + chances.randrange(1_000, 20_000)
+        body = {"metric": "units", "amount": 3, "reason": "a gift", "expires_at": to_rfc3339(expires_ms)}
+        return Request(body, path=f"/v1/subjects/{subject}/grants")
     kind = chances.randrange(10)
     if kind < 5:
         return Request({"subject": subject, "metric": "units", "amount": chances.randrange(1, 5)}, key=key)
