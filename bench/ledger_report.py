@@ -35,7 +35,7 @@ def _rows(each: Beside) -> list[tuple[str, ...]]:
     for name, runs, target in (
         (f"the drain, {each.name}", each.drained, DRAIN_TARGET),
         ("COPY of the same rows, no index", each.bare, ""),
-        ("COPY of the same rows, the same indexes", each.with_indexes, ""),
+        (f"COPY of the same rows{' and keys' if each.with_key else ''}, the same indexes", each.with_indexes, ""),
     ):
         rates = [run.a_second for run in runs]
         found.append(

@@ -2,7 +2,7 @@
 that take the whole batch at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -36,7 +36,11 @@ _copy_statement = sql.SQL("COPY staging ({}) FROM STDIN").format(
 _KINDS_WITH_WORDS = frozenset(("hold", "close"))
 
 
-def _row(entry: Entry) -> tuple[Any, ...]:
+Row = tuple[Any, ...]
+"""An entry as the staging table has it."""
+
+
+def row_of(entry: Entry) -> Row:
     about, account, window = entry.about, entry.account, entry.window
     period = window.period
     return (
@@ -73,13 +77,13 @@ def _row(entry: Entry) -> tuple[Any, ...]:
     )
 
 
-def stage(connection: Connection, batch: Sequence[Entry]) -> None:
+def stage(connection: Connection, batch: Sequence[Entry], rows: Iterable[Row]) -> None:
     """Copies entries into this connection's staging table, and works out the balance after each late one."""
     connection.execute(_make_staging)
     cursor = connection.connection.cursor()
     with cursor.copy(_copy_statement) as copy:
-        for entry in batch:
-            copy.write_row(_row(entry))
+        for row in rows:
+            copy.write_row(row)
     if any(entry.used_after is None for entry in batch):
         connection.execute(_balance_late_entries)
 

@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from ledger import chain, entries, holds, reconciliations, shards
-from ledger.staging import stage, unstage
+from ledger.staging import Row, row_of, stage, unstage
 from ledger.store import ALL_TENANTS, transaction
 from quota.errors import Unsafe, first_line
 from quota.journal import Entry, Item, Journal, Place
@@ -37,10 +37,11 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class _Found:
-    """What the journals of some shards held: the `batch` that follows their offsets, `through` which it brings them,
-    `forked` entries before those, and the last item that was `looked_at`."""
+    """What the journals of some shards held: the `batch` that follows their offsets, and its `rows`, `through` which it
+    brings them, `forked` entries before those, and the last item that was `looked_at`."""
 
     batch: list[Entry] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     forked: list[Entry] = field(default_factory=list)
     through: dict[int, Place] = field(default_factory=dict)
     looked_at: dict[int, Item] = field(default_factory=dict)
@@ -113,7 +114,7 @@ class Drain:
             found = self._read(connection, locked, most)
             if found.forked:
                 self._take_in(connection, found.forked)
-            inserted = self._write(connection, found.batch) if found.batch else 0
+            inserted = self._write(connection, found) if found.batch else 0
             if found.through:
                 shards.advance(connection, found.through)
         self._offsets |= found.through
@@ -166,7 +167,7 @@ class Drain:
             lines = ahead.get(shard) or lines_after(self._journal, shard, BEGINNING, share)
             if len(lines) >= share > 1:
                 goes_on[shard] = lines[share - 1].place
-            for place, item, entry in lines[:share]:
+            for place, item, entry, row in lines[:share]:
                 found.looked_at[shard] = item
                 if isinstance(entry, ValueError):
                     if place <= offset and aside is None:
@@ -181,6 +182,7 @@ class Drain:
                 if not place.follows(last):
                     self._tell_of_loss(connection, shard, "gap", {"after": str(last), "found": str(place)})
                 found.batch.append(entry)
+                found.rows.append(row)
                 last = place
             if old:
                 aside = reconciliations.set_aside(connection, shard) if aside is None else aside
@@ -204,7 +206,7 @@ class Drain:
             places = [entry.place for entry in forked if entry.shard == shard]
             detail = {"from": str(min(places)), "through": str(max(places)), "entries": len(places)}
             self._tell_of_loss(connection, shard, "fork", detail)
-        stage(connection, forked)
+        stage(connection, forked, [row_of(entry) for entry in forked])
         entries.book(connection, forked, self._key_retention_s)
         unstage(connection)
         for hold in holds.passed_over(connection, forked):
@@ -227,9 +229,9 @@ class Drain:
         reconciliations.add_incidents(connection, shard, "unreadable", [detail])
         return Place.parsed(entry)
 
-    def _write(self, connection: Connection, batch: Sequence[Entry]) -> int:
-        stage(connection, batch)
+    def _write(self, connection: Connection, found: _Found) -> int:
+        stage(connection, found.batch, found.rows)
         for wrong in entries.wrong_arithmetic(connection):
             log.error("an entry does not follow from the one before", **wrong)
             reconciliations.add_incidents(connection, wrong["shard"], "arithmetic", [wrong])
-        return entries.book(connection, batch, self._key_retention_s)
+        return entries.book(connection, found.batch, self._key_retention_s)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from redis.exceptions import RedisError
 
+from ledger.staging import Row, row_of
 from quota.journal import Entry, Item, Journal, Place, parsed_entry
 
 READ_ENTRIES = 500
@@ -21,11 +22,13 @@ BEGINNING = Place(0, 0)
 
 
 class Line(NamedTuple):
-    """Where an item of a journal stands, the item, and what it says; or why it cannot be read."""
+    """Where an item of a journal stands, the item, and what it says, also as a `row` for the ledger; or why it cannot
+    be read."""
 
     place: Place
     item: Item
     entry: Entry | ValueError
+    row: Row = ()
 
 
 def lines_after(journal: Journal, shard: int, after: Place, most: int) -> list[Line]:
@@ -37,10 +40,10 @@ def lines_after(journal: Journal, shard: int, after: Place, most: int) -> list[L
         for item in items:
             after = Place.parsed(item[0].decode())
             try:
-                said: Entry | ValueError = parsed_entry(shard, *item)
-            except ValueError as error:
-                said = error
-            found.append(Line(after, item, said))
+                entry = parsed_entry(shard, *item)
+                found.append(Line(after, item, entry, row_of(entry)))
+            except (ValueError, OverflowError) as error:  # an instant that no calendar has
+                found.append(Line(after, item, ValueError(error)))
         if len(items) < wanted:
             break
     return found

@@ -5,11 +5,10 @@ real drain in a process of its own, forked, because a new one would be a second 
 server, at the point. What it says: what was under way then, and the exit status of that process.
 """
 
-import itertools
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -20,9 +19,10 @@ from sqlalchemy import Connection
 
 import workers.drain
 from ledger import staging
+from ledger.staging import Row
 from ledger.store import connect
 from quota.errors import LedgerUnavailable
-from quota.journal import Entry, Journal, Place
+from quota.journal import Entry, Item, Journal, Place
 from quota.logs import configure
 from workers.drain import Drain
 
@@ -30,7 +30,7 @@ REACHED_WITHIN_S = 15.0
 NOT_REACHED, OUTLIVED = 1, 3
 """The exit statuses of a drain that was never at its point, and of one whose server died in its place."""
 
-real_stage, real_row, real_trim = staging.stage, staging._row, Journal.trim
+real_stage, real_trim = staging.stage, Journal.trim
 real_read, real_write = Drain._read, Drain._write
 
 
@@ -44,30 +44,28 @@ def die(words: str) -> None:
 
 
 def die_after_reading() -> None:
-    def stage(_connection: Connection, batch: Sequence[Entry]) -> None:
+    def stage(_connection: Connection, batch: Sequence[Entry], _rows: Sequence[Row]) -> None:
         die(f"{len(batch)} entries were read, and none staged")
 
     workers.drain.stage = stage
 
 
 def die_copying() -> None:
-    def stage(connection: Connection, batch: Sequence[Entry]) -> None:
-        written = itertools.count(1)
+    def stage(connection: Connection, batch: Sequence[Entry], rows: Sequence[Row]) -> None:
+        def half() -> Iterator[Row]:
+            for number, row in enumerate(rows):
+                if number >= len(batch) / 2 > 1:
+                    die(f"{number} of {len(batch)} entries were copied")
+                yield row
 
-        def row(entry: Entry) -> tuple[Any, ...]:
-            if next(written) > len(batch) / 2 > 1:
-                die(f"{len(batch) // 2} of {len(batch)} entries were copied")
-            return real_row(entry)
-
-        staging._row = row
-        real_stage(connection, batch)
+        real_stage(connection, batch, half())
 
     workers.drain.stage = stage
 
 
 def die_before_trimming() -> None:
-    def trim(_journal: Journal, shard: int, through: Place) -> None:
-        die(f"shard {shard} was committed through {through}, and not trimmed")
+    def trim(_journal: Journal, shard: int, last: Item) -> None:
+        die(f"shard {shard} was committed through {last[0].decode()}, and not trimmed")
 
     Journal.trim = trim  # type: ignore[method-assign]
 
@@ -81,19 +79,19 @@ def die_trimming() -> None:
         shards[:], trimmed[:] = found.looked_at, []
         return found
 
-    def trim(journal: Journal, shard: int, through: Place) -> None:
+    def trim(journal: Journal, shard: int, last: Item) -> bool:
         if len(trimmed) >= len(shards) / 2 >= 1:
             die(f"{len(trimmed)} of {len(shards)} shards were trimmed")
         trimmed.append(shard)
-        real_trim(journal, shard, through)
+        return real_trim(journal, shard, last)
 
     Drain._read = read  # type: ignore[method-assign]
     Journal.trim = trim  # type: ignore[method-assign]
 
 
 def kill_postgres(server: psutil.Process) -> None:
-    def write(drain: Drain, connection: Connection, batch: Sequence[Entry]) -> int:
-        inserted = real_write(drain, connection, batch)
+    def write(drain: Drain, connection: Connection, found: Any) -> int:
+        inserted = real_write(drain, connection, found)
         if server.is_running():
             backends = server.children()
             for each in (server, *backends):
@@ -106,11 +104,11 @@ def kill_postgres(server: psutil.Process) -> None:
 
 
 def kill_redis(server: psutil.Process) -> None:
-    def write(drain: Drain, connection: Connection, batch: Sequence[Entry]) -> int:
+    def write(drain: Drain, connection: Connection, found: Any) -> int:
         if server.is_running():
             server.kill()
-            say(f"Redis died: {len(batch)} entries were read, and not committed")
-        return real_write(drain, connection, batch)
+            say(f"Redis died: {len(found.batch)} entries were read, and not committed")
+        return real_write(drain, connection, found)
 
     Drain._write = write  # type: ignore[method-assign]
 
