@@ -77,12 +77,13 @@ def row_of(entry: Entry) -> Row:
     )
 
 
-def stage(connection: Connection, batch: Sequence[Entry], rows: Iterable[Row]) -> None:
-    """Copies entries into this connection's staging table, and works out the balance after each late one."""
+def stage(connection: Connection, batch: Sequence[Entry], rows: Iterable[Row] | None = None) -> None:
+    """Copies entries into this connection's staging table, and works out the balance after each late one. Whoever has
+    made the entries' rows before gives them with it."""
     connection.execute(_make_staging)
     cursor = connection.connection.cursor()
     with cursor.copy(_copy_statement) as copy:
-        for row in rows:
+        for row in map(row_of, batch) if rows is None else rows:
             copy.write_row(row)
     if any(entry.used_after is None for entry in batch):
         connection.execute(_balance_late_entries)

@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from ledger import chain, entries, holds, reconciliations, shards
-from ledger.staging import Row, row_of, stage, unstage
+from ledger.staging import Row, stage, unstage
 from ledger.store import ALL_TENANTS, transaction
 from quota.errors import Unsafe, first_line
 from quota.journal import Entry, Item, Journal, Place
@@ -206,7 +206,7 @@ class Drain:
             places = [entry.place for entry in forked if entry.shard == shard]
             detail = {"from": str(min(places)), "through": str(max(places)), "entries": len(places)}
             self._tell_of_loss(connection, shard, "fork", detail)
-        stage(connection, forked, [row_of(entry) for entry in forked])
+        stage(connection, forked)
         entries.book(connection, forked, self._key_retention_s)
         unstage(connection)
         for hold in holds.passed_over(connection, forked):
