@@ -154,6 +154,14 @@ def test_a_loss_is_told_though_its_epoch_could_not_be_committed(
     assert (shard, kind, detail["epoch"], detail["ledger_has"]) == (3, "lost", 2, "1-2")
 
 
+def lose_a_charge(pipeline: Pipeline) -> None:
+    """Redis is emptied after the ledger has heard of it."""
+    pipeline.shard.open(limit=None)
+    pipeline.shard.consume(pipeline.shard.step(2))
+    pipeline.drained()
+    pipeline.connection.flushall()
+
+
 class Crowded(Looking):
     """Counts who looks at once."""
 
@@ -171,10 +179,7 @@ def test_requests_that_find_a_shard_lost_one_after_the_other_begin_its_epoch_onc
     pipeline: Pipeline, stores: Stores, database: Database
 ) -> None:
     """Else all connections of the store would wait for the shard's row."""
-    pipeline.shard.open(limit=None)
-    pipeline.shard.consume(pipeline.shard.step(2))
-    pipeline.drained()
-    pipeline.connection.flushall()
+    lose_a_charge(pipeline)
 
     async def ask() -> int:
         store, looking = Store(database.application_url), Crowded(redis.asyncio.Redis.from_url(stores.redis_url))
@@ -193,10 +198,7 @@ def test_requests_that_find_a_shard_lost_one_after_the_other_begin_its_epoch_onc
 
 def test_a_redis_that_refuses_to_write_is_told_of_once(pipeline: Pipeline, stores: Stores, database: Database) -> None:
     """However often it is looked at meanwhile."""
-    pipeline.shard.open(limit=None)
-    pipeline.shard.consume(pipeline.shard.step(2))
-    pipeline.drained()
-    pipeline.connection.flushall()
+    lose_a_charge(pipeline)
 
     async def look() -> None:
         store, looking = Store(database.application_url), Looking(redis.asyncio.Redis.from_url(stores.redis_url))
