@@ -14,7 +14,7 @@ from quota import keys, protocol
 from quota.catalog import parse_toml
 from quota.demands import Asked, Demand, step
 from quota.keys import AccountName
-from quota.protocol import MAX_PROVISIONED, Bringing, Call, Mode, Step, batched
+from quota.protocol import Bringing, Call, Mode, Step, batched, together
 from quota.scripts import SCRIPTS
 from tests.integration.shard import ClockedShard
 
@@ -76,8 +76,11 @@ class Making:
         for page in batched(names, PAGE):
             with transaction(self._engine, ALL_TENANTS) as connection:
                 reading = read(connection, list(page), now_ms)
-            found = [Bringing(shard_of(name), EPOCH, "0", opening(name, now_ms, reading)) for name in page]
-            for reply in self._run([protocol.provision(some) for some in batched(found, MAX_PROVISIONED)]):
+            found = [
+                Bringing(shard_of(name), EPOCH, "0", opening(name, now_ms, reading))
+                for name in sorted(page, key=shard_of)
+            ]
+            for reply in self._run([protocol.provision(some) for some in together(found)]):
                 assert set(reply) == {b"provisioned"}, reply
 
     def consume(self, names: Sequence[AccountName], *, with_key: bool = False) -> None:

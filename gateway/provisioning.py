@@ -13,7 +13,7 @@ from quota import protocol
 from quota.counters import Counters
 from quota.errors import CountersUnavailable
 from quota.keys import AccountName
-from quota.protocol import MAX_PROVISIONED, Bringing, batched
+from quota.protocol import Bringing, together
 
 MAX_BATCH_ACCOUNTS = 500
 MAX_WAITING_ACCOUNTS = 50_000
@@ -71,26 +71,29 @@ class Provisioner:
             task.add_done_callback(self._flushing.discard)
 
     async def _write(self, batch: list[tuple[Missing, asyncio.Future[str]]]) -> None:
+        batch = sorted(batch, key=lambda each: each[0].shard)
         now_ms = max(missing.now_ms for missing, _ in batch)
         try:
             wanted = [missing.account for missing, _ in batch]
             reading = await self._store.run(ALL_TENANTS, read, wanted, now_ms)
             found = [_bringing(missing, reading) for missing, _ in batch]
-            calls = [protocol.provision(some) for some in batched(found, MAX_PROVISIONED)]
+            calls = [protocol.provision(some) for some in together(found)]
             replies = await self._counters.run_all(calls)
         except Exception as error:
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
             return
-        for some, reply in zip(batched(batch, MAX_PROVISIONED), replies, strict=True):
-            for place, (_, future) in enumerate(some):
-                if future.done():
-                    continue
-                if isinstance(reply, Exception):
-                    future.set_exception(CountersUnavailable("the counters refuse to write; nothing was charged"))
-                else:
-                    future.set_result(reply[place].decode())
+        words: list[bytes | Exception] = []
+        for some, reply in zip(together(found), replies, strict=True):
+            words += [reply] * len(some) if isinstance(reply, Exception) else reply
+        for (_, future), word in zip(batch, words, strict=True):
+            if future.done():
+                continue
+            if isinstance(word, Exception):
+                future.set_exception(CountersUnavailable("the counters refuse to write; nothing was charged"))
+            else:
+                future.set_result(word.decode())
 
 
 def _bringing(missing: Missing, reading: Reading) -> Bringing:

@@ -66,7 +66,7 @@ def running_balances(
     """The balances of periods that have not ended at `now_ms`, the one that moved last first."""
     found: dict[AccountName, list[Balance]] = defaultdict(list)
     periods: dict[tuple[str, datetime, datetime | None], Period] = {}  # few, of many accounts
-    rows = connection.execute(_running, names_of(accounts) | {"now": to_timestamp(now_ms)})
+    rows = connection.execute(_running, names_of(accounts) | {"now": to_timestamp(now_ms)}).all()
     # Unpacked, because reading a row by its columns' names is most of what a page of accounts costs.
     for tenant, subject, metric, kind, start, end, plan, used, epoch, n in rows:
         period = periods.get((kind, start, end))
@@ -112,7 +112,7 @@ def running(
         "shards": None if among is None else sorted(among),
         "most": most,
     }
-    return [AccountName(*names) for names in connection.execute(_pages, wanted)]
+    return [AccountName(*names) for names in connection.execute(_pages, wanted).all()]
 
 
 _estimated = text("SELECT greatest(reltuples, 0) FROM pg_class WHERE oid = to_regclass('balances')")

@@ -30,7 +30,7 @@ _of_subjects_locked = text(_of_subjects.text + "FOR UPDATE OF s")
 def of_subjects(connection: Connection, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Subscription]:
     """The subscriptions of (tenant, subject) pairs; a subject without one is left out."""
     tenants, subjects = array_text([tenant for tenant, _ in wanted]), array_text([subject for _, subject in wanted])
-    rows = connection.execute(_of_subjects, {"tenants": tenants, "subjects": subjects})
+    rows = connection.execute(_of_subjects, {"tenants": tenants, "subjects": subjects}).all()
     return {(row.tenant, row.subject): _subscription(row) for row in rows}
 
 

@@ -46,12 +46,11 @@ local function head_of(head_key, catalog_field)
   local name = head_key .. catalog_field
   if not heads[name] then
     local fields = redis.pcall('HMGET', head_key, 'epoch', 'fence', catalog_field)
-    local is_damaged = fields[3] and not whole(fields[3])
     heads[name] = {
-      damage = fields.err and tostring(fields.err) or is_damaged and head_key .. ' is damaged',
+      damage = fields.err and tostring(fields.err),
       epoch = fields[1],
       fence = fields[2] or '0',
-      catalog_version = tonumber(fields[3] or '0'),
+      catalog_version = whole(fields[3] or '0'), -- nil: it cannot be read, and is written anew by provision
       catalog_version_text = fields[3] or '0',
     }
   end
@@ -68,6 +67,7 @@ local function make_rules()
 
   local function verdict_of(account, request)
     if account.epoch ~= request.epoch or account.version < request.catalog_version then return 'stale' end
+    if not request.head.catalog_version then return 'stale' end
     if account.until_ms <= now_ms then return 'stale' end
     if account.period_end and now_ms >= account.period_end then return 'period_over' end
     for _, cap in ipairs(account.caps) do
@@ -213,7 +213,7 @@ local function decide()
     end
   end
   if now_ms > not_after_ms then return 'late ' .. now end
-  if head.catalog_version > request.catalog_version then return 'catalog_changed ' .. now end
+  if (head.catalog_version or 0) > request.catalog_version then return 'catalog_changed ' .. now end
   by_rules = by_rules or make_rules()
   return by_rules(request)
 end

@@ -3,27 +3,26 @@
 -- written whole from the ledger; so is one that was found to differ from it, if it stands where it was compared; any
 -- other that lives keeps what it has used and takes the new terms.
 --
--- KEYS: head, journal, account, then those of any number of other accounts
--- ARGV: epoch, fence, catalog_field, catalog_version, ttl_ms, on_window, limit, enforcement, nature, until, window,
---       caps, rollover, grants, journalled_grant, used, entry, seal, cut, holds, seen, about, then those of the others
---   `ttl_ms` is 0 for an account that stays, even when it has no units; another goes if its last entry is `entry`
---   `on_window` is keep when a living account keeps the window it has: a subject that has lost its plan, say; else open
---   `until` is the instant at which these terms end by themselves, or -
---   `rollover` is how many units may go on into the next period, or nothing
+-- KEYS: head, journal, then the accounts, all of one shard
+-- ARGV: epoch, fence, then of each account a JSON object of texts; what has nothing to say is left out:
+--   catalog_field, catalog_version, limit, enforcement, nature, window, caps, grants, rollover, till, entry, used, seal,
+--   journalled_grant, cut, holds, ttl_ms, on_window, seen, about
 --   `window`, `caps` and `grants` are as in the account's hash; a living account takes from them what it has not got
---   `journalled_grant` is the id of the newest grant that has an entry, and with all that follows the ledger's word,
---   for an account that does not live: `entry` and `seal` are places; `cut` the window in which `used` was counted,
---   when a plan change cut that short; `holds` are lines of `<place> <hold as in the account's hash>`
---   `seen` is nothing, or `<entry> <used>` of an account that differs from the ledger, which had that entry before it
---   said all of this; `about` is JSON for the ledger, with what differed
+--   `rollover` is how many units may go on into the next period; `till` the instant at which these terms end by
+--   themselves, or -
+--   `journalled_grant` is the id of the newest grant that has an entry, and with `entry`, `used`, `seal`, `cut` and
+--   `holds` the ledger's word, for an account that does not live: `entry` and `seal` are places; `cut` the window in
+--   which `used` was counted, when a plan change cut that short; `holds` are lines of `<place> <hold as in the hash>`
+--   `ttl_ms` is there for an account that goes if it has no units and its last entry is `entry`
+--   `on_window` is keep when a living account keeps the window it has: a subject that has lost its plan, say
+--   `seen` is `<entry> <used>` of an account that differs from the ledger, which had that entry before it said all of
+--   this; `about` is JSON for the ledger, with what differed
 -- Reply: of each account provisioned; moved: what Postgres said may be out of date, read it again;
 --   undrained: entries of an older epoch still wait in the journal, so the ledger's balance is not the last word;
 --   failed <reason>: the journal refuses; nothing of this account was changed
-local head_key, journal_key, account_key = KEYS[1], KEYS[2], KEYS[3]
-local epoch, fence, catalog_field, catalog_version, ttl_ms, on_window, limit, enforcement, nature, till, window, caps,
-  rollover, grants, journalled_grant, used, entry, seal, cut, holds, seen, about = unpack(ARGV)
-local ACCOUNT_KEYS = 3
-local ACCOUNT_ARGUMENTS = ACCOUNT_KEYS * #ARGV / #KEYS
+local head_key, journal_key = KEYS[1], KEYS[2]
+local epoch, fence = ARGV[1], ARGV[2]
+local account_key, said
 
 -- @include rules/clock
 -- @include rules/numbers
@@ -35,14 +34,15 @@ local ACCOUNT_ARGUMENTS = ACCOUNT_KEYS * #ARGV / #KEYS
 
 -- What the ledger knows: units used, and holds that were neither settled nor found expired.
 local function from_ledger()
-  local account = { key = account_key, is_new = true, found = {}, used = tonumber(used), entry = entry, held = 0,
-    hold_count = 0, first_expiry = NEVER, hold_changes = {}, holds = {}, grants = parsed_grants(grants),
-    caps = parsed_caps(caps), expired_ms = 0, warned = 0, denials = '', seal = seal, sealed = '',
-    newest_grant = journalled_grant, limit = tonumber(limit), enforcement = enforcement, nature = nature,
-    rollover = rollover }
+  local account = { key = account_key, is_new = true, found = {}, used = tonumber(said.used), entry = said.entry,
+    held = 0, hold_count = 0, first_expiry = NEVER, hold_changes = {}, holds = {},
+    grants = parsed_grants(said.grants or ''), caps = parsed_caps(said.caps or ''), expired_ms = 0, warned = 0,
+    denials = '', seal = said.seal or '', sealed = '', newest_grant = said.journalled_grant,
+    limit = tonumber(said.limit), enforcement = said.enforcement, nature = said.nature,
+    rollover = said.rollover or '' }
   for _, name in ipairs(OPTIONAL) do account.found[name] = '' end
-  set_window(account, cut ~= '' and cut or window)
-  for place, text in string.gmatch(holds, '(%S+) ([^\n]+)') do
+  set_window(account, said.cut or said.window)
+  for place, text in string.gmatch(said.holds or '', '(%S+) ([^\n]+)') do
     local hold = parsed_hold(place, text)
     account.hold_count, account.first_expiry = account.hold_count + 1, math.min(account.first_expiry, hold.expires)
     change_hold(account, place, hold)
@@ -61,7 +61,8 @@ end
 -- What differed in an account that lives goes; what the ledger does not know stays. Nil when the account stands
 -- elsewhere by now, or in a window that the ledger does not speak of.
 local function put_right(account)
-  if not account or account.epoch ~= epoch or account.entry .. ' ' .. digits(account.used) ~= seen then return nil end
+  if not account or account.epoch ~= epoch then return nil end
+  if account.entry .. ' ' .. digits(account.used) ~= said.seen then return nil end
   local right = from_ledger()
   local is_same_window = right.start == account.start
   local is_later = account.used == 0 and tonumber(right.start) > tonumber(account.start)
@@ -69,7 +70,7 @@ local function put_right(account)
   right.denials, right.seal, right.sealed, right.expired_ms = account.denials, account.seal, account.sealed,
     account.expired_ms
   if is_same_window then right.counted_from = account.counted_from end
-  queue(right, 'correct', 0, 0, { detail = 'was:' .. digits(account.used), about = about })
+  queue(right, 'correct', 0, 0, { detail = 'was:' .. digits(account.used), about = said.about })
   return right
 end
 
@@ -85,37 +86,37 @@ local function hand_on(account)
   account.used = 0
   queue(account, 'close', 0, -moved, { parts = parts })
   account.used = moved
-  set_window(account, window)
+  set_window(account, said.window)
   queue(account, 'open', 0, moved, { parts = parts })
 end
 
 local function same_window(account)
   local function name(words) return string.match(words, '^(%S+) %S+ %S+ (%S+)') end
   local start, kind = name(account.window)
-  local new_start, new_kind = name(window)
+  local new_start, new_kind = name(said.window)
   return start == new_start and kind == new_kind
 end
 
 -- True when it has closed a period that was over, and opened the one that holds now.
 local function enter_window(account)
   local is_over = account.period_end and now_ms >= account.period_end
-  local new_end = tonumber(string.match(window, '^%S+ (%S+)')) or NEVER
+  local new_end = tonumber(string.match(said.window, '^%S+ (%S+)')) or NEVER
   -- Left as it is: a window that is over to the roll that follows, unless the next one is known; and when the clock
   -- stepped back, what was sealed is not opened again.
   local sealed_end = tonumber((string.match(account.sealed, '^%S+ (%S+)'))) or 0
-  local is_left = on_window == 'keep' or new_end <= math.max(tonumber(account.start), sealed_end)
+  local is_left = said.on_window == 'keep' or new_end <= math.max(tonumber(account.start), sealed_end)
   if is_over and now_ms >= new_end then return end
   if is_left and not account.is_new then
     if not is_over then let_go(account, now_ms) end
     local bounds, kind_and_anchor = string.match(account.window, '^(%S+ %S+) %S+ (%S+ %S+)')
-    local plan, levels = string.match(window, '^%S+ %S+ (%S+) %S+ %S+ (%S+)$')
+    local plan, levels = string.match(said.window, '^%S+ %S+ (%S+) %S+ %S+ (%S+)$')
     set_window(account, table.concat({ bounds, plan, kind_and_anchor, levels }, ' '))
     return
   end
-  if is_over then close(account, window) else let_go(account, now_ms) end
+  if is_over then close(account, said.window) else let_go(account, now_ms) end
   local counted_from = math.max(0, math.min(account.counted_from or NEVER, tonumber(account.start)))
   if not is_over and account.used > 0 and not same_window(account) then hand_on(account) end
-  set_window(account, window)
+  set_window(account, said.window)
   account.counted_from = not is_over and counted_from < tonumber(account.start) and counted_from or nil
   if is_over then let_go(account, now_ms) end
   return is_over
@@ -124,7 +125,7 @@ end
 local function enter_caps(account)
   local known = {}
   for _, cap in ipairs(account.caps) do known[cap.kind] = cap end
-  account.caps = parsed_caps(caps)
+  account.caps = parsed_caps(said.caps or '')
   for _, cap in ipairs(account.caps) do
     local old = known[cap.kind]
     if old and tonumber(old.start) >= tonumber(cap.start) then
@@ -135,7 +136,7 @@ end
 
 local function enter_grants(account)
   local newest = tonumber(account.newest_grant)
-  for _, grant in ipairs(parsed_grants(grants)) do
+  for _, grant in ipairs(parsed_grants(said.grants or '')) do
     if tonumber(grant.id) > newest then
       if not find_grant(account, grant.id) then insert_grant(account, grant) end
       account.newest_grant = digits(math.max(tonumber(account.newest_grant), tonumber(grant.id)))
@@ -144,35 +145,57 @@ local function enter_grants(account)
   end
 end
 
+local head = redis.call('HMGET', head_key, 'epoch', 'fence')
+local is_moved = head[1] ~= epoch or (head[2] or '0') ~= fence
+
+-- Both are asked for once: what is appended here is of this epoch, and a version changes by `note_version` alone.
+local versions = {}
+local function version_of(field)
+  versions[field] = versions[field] or whole(redis.call('HGET', head_key, field) or '0') or 0
+  return versions[field]
+end
+
+local function note_version(field, version)
+  if version_of(field) < tonumber(version) then
+    redis.call('HSET', head_key, field, version)
+    versions[field] = tonumber(version)
+  end
+end
+
+local oldest
+local function is_drained()
+  oldest = oldest or redis.call('XRANGE', journal_key, '-', '+', 'COUNT', 1)
+  return not oldest[1] or tonumber(string.match(oldest[1][1], '^(%d+)%-')) >= tonumber(epoch)
+end
+
 local function provision()
-  local head = redis.call('HMGET', head_key, 'epoch', 'fence', catalog_field)
-  if head[1] ~= epoch or (head[2] or '0') ~= fence then return 'moved' end
-  if tonumber(head[3] or '0') > tonumber(catalog_version) then return 'moved' end
+  if is_moved or version_of(said.catalog_field) > tonumber(said.catalog_version) then return 'moved' end
 
   -- One that is damaged is written anew, like one that is missing.
-  local account = load_account(account_key)
+  local account, damage = load_account(account_key)
+  local is_there = account or damage
   if account and select(2, carefully(load_holds, account)) then account = nil end
-  if seen ~= '' then
+  if said.seen then
     account = put_right(account)
     if not account then return 'moved' end
   elseif not account or account.epoch ~= epoch then
-    local oldest = redis.call('XRANGE', journal_key, '-', '+', 'COUNT', 1)[1]
-    if oldest and tonumber(string.match(oldest[1], '^(%d+)%-')) < tonumber(epoch) then return 'undrained' end
+    if not is_drained() then return 'undrained' end
     account = from_ledger()
   end
+  account.replaces = account.is_new and is_there
 
   local limit_before = NEVER
   local has_opened = enter_window(account)
   -- A period that nothing is known of is opened, too, when something of it will go on.
   local is_first = account.found.rollover == '' and (not account.is_new or account.entry == '-')
-  account.rollover = rollover
+  account.rollover = said.rollover or ''
   if has_opened or is_first then open(account) end
   if not account.is_new then
     limit_before = effective_limit(account) or NEVER
     enter_caps(account)
   end
-  account.limit, account.enforcement, account.nature = tonumber(limit), enforcement, nature
-  account.epoch, account.version, account.until_ms = epoch, catalog_version, tonumber(till) or NEVER
+  account.limit, account.enforcement, account.nature = tonumber(said.limit), said.enforcement, said.nature
+  account.epoch, account.version, account.until_ms = epoch, said.catalog_version, tonumber(said.till) or NEVER
   enter_grants(account)
   if account.is_new then
     account.warned = (levels_of(account))
@@ -183,22 +206,19 @@ local function provision()
   local written, refusal = write(journal_key, epoch, { account })
   if not written then return 'failed ' .. refusal end
   -- What has units stays. So does what had some until now: it goes when the ledger is known to have its last entry.
-  if ttl_ms == '0' then redis.call('PERSIST', account_key)
-  elseif not has_units(account) and account.entry == entry then redis.call('PEXPIRE', account_key, ttl_ms) end
-  if tonumber(head[3] or '0') < tonumber(catalog_version) then
-    redis.call('HSET', head_key, catalog_field, catalog_version)
+  if not said.ttl_ms then
+    if not account.is_new then redis.call('PERSIST', account_key) end
+  elseif not has_units(account) and account.entry == said.entry then
+    redis.call('PEXPIRE', account_key, said.ttl_ms)
   end
+  note_version(said.catalog_field, said.catalog_version)
   return 'provisioned'
 end
 
+local FIRST = 3
 local replies = {}
-for place = 1, #KEYS / ACCOUNT_KEYS do
-  local last = place * ACCOUNT_ARGUMENTS
-  head_key, journal_key, account_key = unpack(KEYS, (place - 1) * ACCOUNT_KEYS + 1, place * ACCOUNT_KEYS)
-  epoch, fence, catalog_field, catalog_version, ttl_ms, on_window, limit, enforcement, nature, till, window, caps,
-    rollover, grants, journalled_grant, used, entry, seal, cut, holds, seen, about =
-    unpack(ARGV, last - ACCOUNT_ARGUMENTS + 1, last)
-  entries = {}
-  replies[place] = provision()
+for place = FIRST, #KEYS do
+  account_key, said, entries = KEYS[place], cjson.decode(ARGV[place]), {}
+  replies[#replies + 1] = provision()
 end
 return replies

@@ -8,11 +8,13 @@
 local head_key = KEYS[1]
 local catalog_field, catalog_version = ARGV[1], ARGV[2]
 
+-- @include rules/numbers
+
 -- A shard that has no head has no account either; a head without an epoch would look like one that lost it.
 local head = redis.call('HMGET', head_key, 'epoch', catalog_field)
 if not head[1] then return 0 end
 
-local is_newer = tonumber(head[2] or '0') < tonumber(catalog_version)
+local is_newer = (whole(head[2] or '0') or 0) < tonumber(catalog_version)
 redis.call('HINCRBY', head_key, 'fence', 1)
 if is_newer then
   redis.call('HSET', head_key, catalog_field, catalog_version)

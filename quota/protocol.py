@@ -5,7 +5,10 @@ scripts in `lua/` are the other half of this page; `quota/replies.py` reads what
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import groupby
 from typing import TypeVar
+
+import msgspec
 
 from quota import keys
 from quota.entitlement import Entitlement
@@ -148,39 +151,52 @@ def batched(wanted: Sequence[T], most: int) -> Iterator[Sequence[T]]:
     return (wanted[first : first + most] for first in range(0, len(wanted), most))
 
 
+def together(wanted: Sequence[Bringing]) -> Iterator[Sequence[Bringing]]:
+    """Pieces of neighbours that may go into one call, as few as there can be where they are sorted by shard."""
+    for _, some in groupby(wanted, lambda each: (each.shard, each.epoch, each.fence)):
+        yield from batched(list(some), MAX_PROVISIONED)
+
+
 def provision(wanted: Sequence[Bringing]) -> Call:
-    """One call for at most MAX_PROVISIONED accounts."""
-    names: list[str] = []
-    arguments: list[str | bytes | int] = []
-    for each in wanted:
-        opening = each.opening
-        granted = opening.entitlement
-        names += (keys.head(each.shard), keys.journal(each.shard), opening.account.key(each.shard))
-        arguments += (
-            each.epoch,
-            each.fence,
-            keys.catalog_field(opening.account.tenant),
-            opening.catalog_version,
-            opening.ttl_ms,
-            "keep" if opening.keeps_window else "open",
-            word(granted.limit),
-            granted.enforcement,
-            granted.nature,
-            word(opening.until_ms),
-            str(Window(opening.period, Terms.of(granted))),
-            joined(opening.caps, ";"),
-            "" if granted.rollover is None else granted.rollover,
-            joined(opening.grants, ";"),
-            opening.journalled_grant,
-            opening.used,
-            opening.entry,
-            "" if opening.seal is None else f"{opening.seal} {opening.seal}",
-            "" if opening.cut is None else str(opening.cut),
-            joined((f"{place} {hold}" for place, hold in opening.holds.items()), "\n"),
-            each.seen,
-            each.about,
-        )
-    return Call("provision", names, arguments)
+    """One call for at most MAX_PROVISIONED accounts of one shard, in one epoch and behind one fence."""
+    shard, epoch, fence = wanted[0].shard, wanted[0].epoch, wanted[0].fence
+    names = [keys.head(shard), keys.journal(shard), *(each.opening.account.key(shard) for each in wanted)]
+    return Call("provision", names, (epoch, fence, *(msgspec.json.encode(_said(each)) for each in wanted)))
+
+
+def _said(bringing: Bringing) -> dict[str, str]:
+    opening, granted = bringing.opening, bringing.opening.entitlement
+    said = {
+        "catalog_field": keys.catalog_field(opening.account.tenant),
+        "catalog_version": str(opening.catalog_version),
+        "limit": word(granted.limit),
+        "enforcement": granted.enforcement,
+        "nature": granted.nature,
+        "window": str(Window(opening.period, Terms.of(granted))),
+        "till": word(opening.until_ms),
+        "entry": opening.entry,
+        "used": str(opening.used),
+        "journalled_grant": str(opening.journalled_grant),
+    }
+    if opening.caps:
+        said["caps"] = joined(opening.caps, ";")
+    if opening.grants:
+        said["grants"] = joined(opening.grants, ";")
+    if granted.rollover is not None:
+        said["rollover"] = str(granted.rollover)
+    if opening.seal is not None:
+        said["seal"] = f"{opening.seal} {opening.seal}"
+    if opening.cut is not None:
+        said["cut"] = str(opening.cut)
+    if opening.holds:
+        said["holds"] = joined((f"{place} {hold}" for place, hold in opening.holds.items()), "\n")
+    if opening.ttl_ms:
+        said["ttl_ms"] = str(opening.ttl_ms)
+    if opening.keeps_window:
+        said["on_window"] = "keep"
+    if bringing.seen:
+        said |= {"seen": bringing.seen, "about": bringing.about.decode()}
+    return said
 
 
 def roll(shard: int, account_key: str, seen: Period, window: Window, caps: Sequence[CapState] = ()) -> Call:

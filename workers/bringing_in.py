@@ -15,7 +15,7 @@ from ledger.store import ALL_TENANTS, transaction
 from quota import keys, protocol
 from quota.bulk import Bulk, Head
 from quota.keys import AccountName
-from quota.protocol import MAX_PROVISIONED, Bringing, batched
+from quota.protocol import Bringing, together
 
 
 class BringingIn:
@@ -56,7 +56,7 @@ class BringingIn:
             ]
         # Asked before all of the older epochs is in it, the ledger would not have the last word.
         outcomes |= {account: "undrained" for account in wanted if not heads[shard_of[account]].is_drained}
-        wanted = [account for account in wanted if account not in outcomes]
+        wanted = sorted((account for account in wanted if account not in outcomes), key=shard_of.__getitem__)
         if not wanted:
             return outcomes
         now_ms = self.bulk.now_ms()
@@ -67,6 +67,6 @@ class BringingIn:
         for account in wanted:
             head = heads[shard_of[account]]
             found.append(Bringing(shard_of[account], head.epoch, head.fence, opening(account, now_ms, reading)))
-        replies = self.bulk.run_all([protocol.provision(some) for some in batched(found, MAX_PROVISIONED)])
+        replies = self.bulk.run_all([protocol.provision(some) for some in together(found)])
         words = [word.split(" ")[0] for reply in replies for word in reply]
         return outcomes | dict(zip(wanted, words, strict=True))

@@ -20,7 +20,7 @@ from quota.formats import NONE
 from quota.identifiers import MAX_AMOUNT
 from quota.journal import About, encode_about
 from quota.keys import AccountName
-from quota.protocol import MAX_PROVISIONED, Bringing, Call, batched
+from quota.protocol import Bringing, Call, together
 from workers.comparing import Comparing, Drifted, Sight, drift
 
 ACTOR = "reconcile"
@@ -144,5 +144,5 @@ class Correcting:
         ]
 
     def _provisioned(self, found: Sequence[Bringing]) -> list[str]:
-        replies = self._bulk.run_all([protocol.provision(some) for some in batched(found, MAX_PROVISIONED)])
+        replies = self._bulk.run_all([protocol.provision(some) for some in together(found)])
         return [word for reply in replies for word in reply]

@@ -21,7 +21,7 @@ from ledger.store import ALL_TENANTS, transaction
 from quota.keys import AccountName
 from workers.bringing_in import BringingIn
 
-PAGE_ACCOUNTS = 1_000
+PAGE_ACCOUNTS = 2_000
 PAGES_AT_ONCE = 3
 BEFORE_ALL = AccountName("", "", "")
 

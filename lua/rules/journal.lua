@@ -32,7 +32,7 @@ local function save(account)
     -- The first units of a note are seen here, whatever it may use.
     if is_note and account.used == 0 then ceiling = math.min(ceiling, 0) end
   end
-  if account.is_new then redis.call('DEL', account.key) end
+  if account.replaces then redis.call('DEL', account.key) end
   local rule = table.concat({ account.epoch, account.version, digits(ceiling),
     digits(math.min(account.period_end or NEVER, account.until_ms)),
     account.until_ms == NEVER and '-' or digits(account.until_ms), digits(account.limit), account.enforcement,

@@ -6,7 +6,7 @@ import pytest
 
 from quota import keys, protocol
 from quota.journal import Journal, Place
-from quota.replies import Verdict
+from quota.replies import Outcome, Verdict
 from tests.integration.shard import SERVERS, SHARD, Shard, shard_on
 
 
@@ -35,6 +35,21 @@ class TestPublish:
     def test_a_shard_without_a_head_is_given_none(self, shard: Shard) -> None:
         assert shard.run(protocol.publish(SHARD, "t", 1, [shard.key()])) == 0
         assert shard.everything() == {}
+
+    @pytest.mark.parametrize("text", ["", "q", "1q", "-3", "1.5", "9" * 30])
+    def test_a_catalogs_version_that_cannot_be_read_is_written_anew(self, shard: Shard, text: str) -> None:
+        head, field = keys.head(SHARD), keys.catalog_field("t")
+        opening = shard.open().opening()
+        shard.connection.hset(head, field, text)
+        (reply,) = shard.consume(shard.step(1))
+        assert [state.verdict for state in reply.accounts] == [Verdict.STALE]
+        assert shard.provision(opening) == "provisioned"
+        assert shard.connection.hget(head, field) == b"1"
+        (reply,) = shard.consume(shard.step(1))
+        assert reply.outcome == Outcome.ALLOWED
+        shard.connection.hset(head, field, text)
+        shard.run(protocol.publish(SHARD, "t", 2))
+        assert shard.connection.hget(head, field) == b"2"
 
 
 class TestBeginEpoch:

@@ -76,9 +76,9 @@ class TestReconcile:
 
     def test_more_accounts_than_a_batch_are_compared_once_each(self, pipeline: Pipeline) -> None:
         opening = pipeline.shard.open().opening()
-        calls = [protocol.provision([Bringing(3, 1, "0", member(opening, number))]) for number in range(2_500)]
-        for call in calls:
-            pipeline.shard.run(call)
+        wanted = [Bringing(3, 1, "0", member(opening, number)) for number in range(2_500)]
+        for some in protocol.together(wanted):
+            pipeline.shard.run(protocol.provision(some))
         heard: list[int] = []
         run = pipeline.reconcile().run_once(heard.append)
         assert (run.accounts, run.drifted, heard[-1], heard == sorted(heard)) == (2_501, 0, 2_501, True)

@@ -16,7 +16,7 @@ from quota.identifiers import MAX_AMOUNT
 from quota.journal import About, Place, encode_about, parsed_entry
 from quota.keys import AccountName
 from quota.periods import Period, PeriodKind
-from quota.protocol import Bringing, Charge, Mode, Opening, Step
+from quota.protocol import MAX_PROVISIONED, Bringing, Charge, Mode, Opening, Step
 from quota.replies import AccountState, LiveGrant, Outcome, Reply, Verdict, parsed_reply
 
 ROOT = Path(__file__).parent.parent.parent
@@ -197,15 +197,52 @@ def test_a_provision_call_has_a_word_for_everything(is_cut: bool) -> None:
         holds={"4-0": "3 99 3 -", "4-1": "1 98 0,5:-1:-:1 day:1"},
     )
     seen = {"seen": "4-1 8", "about": b"{}"} if is_cut else {}
-    call = protocol.provision([Bringing(2, 4, "1", opening, **seen)])  # type: ignore[arg-type]
-    assert list(call.keys) == [keys.head(2), keys.journal(2), account.key(2)]
-    assert list(call.arguments) == [
-        *(4, "1", "catalog:t", 6, 0, "open", "-", "soft", "counter", "-", "0 - ~ lifetime - -", "day 1 2 3 4"),
-        7 if is_cut else "",
-        *("5 -1 - 8 2 0;7 0 99 1 0 0", 5, 8, "4-1", "3-9 3-9", "5 9 old month - -" if is_cut else ""),
-        "4-0 3 99 3 -\n4-1 1 98 0,5:-1:-:1 day:1",
-        *(("4-1 8", b"{}") if is_cut else ("", b"")),
+    bringing = Bringing(2, 4, "1", opening, **seen)  # type: ignore[arg-type]
+    call = protocol.provision(
+        [bringing, replace(bringing, opening=replace(opening, account=AccountName("t", "v", "m")))]
+    )
+    assert list(call.keys) == [keys.head(2), keys.journal(2), account.key(2), AccountName("t", "v", "m").key(2)]
+    epoch, fence, said, same = call.arguments
+    assert (epoch, fence, same) == (4, "1", said)
+    assert isinstance(said, bytes)
+    assert msgspec.json.decode(said) == {
+        **{"catalog_field": "catalog:t", "catalog_version": "6", "window": "0 - ~ lifetime - -", "till": "-"},
+        **{"limit": "-", "enforcement": "soft", "nature": "counter", "caps": "day 1 2 3 4"},
+        **{"grants": "5 -1 - 8 2 0;7 0 99 1 0 0", "journalled_grant": "5"},
+        **{"used": "8", "entry": "4-1", "seal": "3-9 3-9", "holds": "4-0 3 99 3 -\n4-1 1 98 0,5:-1:-:1 day:1"},
+        **({"rollover": "7", "cut": "5 9 old month - -", "seen": "4-1 8", "about": "{}"} if is_cut else {}),
+    }
+
+
+def test_what_has_nothing_to_say_is_left_out_of_a_provision_call() -> None:
+    granted = Entitlement("p", 5, "hard", PeriodKind.LIFETIME, None, ())
+    opening = Opening(AccountName("t", "u", "m"), 6, granted, Period(PeriodKind.LIFETIME, 0, None))
+    note = replace(opening, ttl_ms=9, keeps_window=True)
+    said, of_note = (
+        msgspec.json.decode(protocol.provision([Bringing(2, 4, "1", each)]).arguments[2]) for each in (opening, note)
+    )
+    assert not set(said) & {
+        "caps",
+        "grants",
+        "rollover",
+        "seal",
+        "cut",
+        "holds",
+        "ttl_ms",
+        "on_window",
+        "seen",
+        "about",
+    }
+    assert of_note == said | {"ttl_ms": "9", "on_window": "keep"}
+
+
+def test_accounts_go_together_that_are_of_one_shard_epoch_and_fence() -> None:
+    granted = Entitlement("p", 5, "hard", PeriodKind.LIFETIME, None, ())
+    opening = Opening(AccountName("t", "u", "m"), 6, granted, Period(PeriodKind.LIFETIME, 0, None))
+    wanted = [
+        Bringing(*of, opening) for of in [(1, 1, "0")] * (MAX_PROVISIONED + 1) + [(1, 1, "1"), (1, 2, "1"), (2, 2, "1")]
     ]
+    assert [len(some) for some in protocol.together(wanted)] == [MAX_PROVISIONED, 1, 1, 1, 1]
 
 
 def test_a_roll_names_the_end_that_was_seen_and_the_windows_that_hold_now() -> None:
