@@ -3,7 +3,8 @@ that take the whole batch at once.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from functools import lru_cache
+from itertools import islice
 
 import msgspec
 from psycopg import sql
@@ -33,58 +34,74 @@ _copy_statement = sql.SQL("COPY staging ({}) FROM STDIN").format(
     sql.SQL(", ").join(sql.Identifier(column.name) for column in staging.columns)
 )
 
+ROWS_A_WRITE = 500
 _KINDS_WITH_WORDS = frozenset(("hold", "close"))
 
 
-Row = tuple[Any, ...]
-"""An entry as the staging table has it."""
-
-
-def row_of(entry: Entry) -> Row:
+def row_of(entry: Entry) -> str:
+    """An entry as COPY reads it, a line. Made where the entry is read, which may be while Postgres works on others."""
     about, account, window = entry.about, entry.account, entry.window
     period = window.period
-    return (
-        entry.shard,
-        entry.place.epoch,
-        entry.place.n,
-        to_timestamp(entry.occurred_at_ms),
-        account.tenant,
-        account.subject,
-        account.metric,
+    words = (
+        str(entry.shard),
+        str(entry.place.epoch),
+        str(entry.place.n),
+        str(to_timestamp(entry.occurred_at_ms)),
+        _text(account.tenant),
+        _text(account.subject),
+        _text(account.metric),
         entry.kind,
-        entry.amount,
-        entry.change,
-        entry.used_after,
-        window.terms.plan,
+        str(entry.amount),
+        str(entry.change),
+        _NULL if entry.used_after is None else str(entry.used_after),
+        _text(window.terms.plan),
         period.kind.value,
-        to_timestamp(period.start_ms),
-        None if period.end_ms is None else to_timestamp(period.end_ms),
-        entry.receipt_first_n,
-        entry.receipt_count,
-        about.request_id,
-        about.idempotency_key,
-        about.operation,
-        about.reason,
-        None if about.metadata is None else msgspec.json.encode(about.metadata).decode(),
-        entry.detail,
-        joined(entry.parts) or None,
-        joined(f"{kind}:{start_ms}" for kind, start_ms in entry.cap_windows) or None,
-        about.attempt,
-        about.route,
-        about.actor,
-        entry.used_after is None,
-        str(window) if entry.kind in _KINDS_WITH_WORDS else None,
+        _bound(period.start_ms),
+        _bound(period.end_ms),
+        str(entry.receipt_first_n),
+        str(entry.receipt_count),
+        _text(about.request_id),
+        _text(about.idempotency_key),
+        _text(about.operation),
+        _text(about.reason),
+        _NULL if about.metadata is None else _text(msgspec.json.encode(about.metadata).decode()),
+        _text(entry.detail),
+        joined(entry.parts) or _NULL,
+        joined(f"{kind}:{start_ms}" for kind, start_ms in entry.cap_windows) or _NULL,
+        _text(about.attempt),
+        _text(about.route),
+        _text(about.actor),
+        "t" if entry.used_after is None else "f",
+        _text(str(window)) if entry.kind in _KINDS_WITH_WORDS else _NULL,
     )
+    return "\t".join(words) + "\n"
 
 
-def stage(connection: Connection, batch: Sequence[Entry], rows: Iterable[Row] | None = None) -> None:
+_NULL = r"\N"
+_ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
+
+
+def _text(text: str | None) -> str:
+    if text is None:
+        return _NULL
+    # Printable characters stand for themselves, but for the one that escapes the others.
+    return text if text.isprintable() and "\\" not in text else text.translate(_ESCAPES)
+
+
+@lru_cache(maxsize=4096)  # few, of many entries
+def _bound(unix_ms: int | None) -> str:
+    return _NULL if unix_ms is None else str(to_timestamp(unix_ms))
+
+
+def stage(connection: Connection, batch: Sequence[Entry], rows: Iterable[str] | None = None) -> None:
     """Copies entries into this connection's staging table, and works out the balance after each late one. Whoever has
     made the entries' rows before gives them with it."""
     connection.execute(_make_staging)
     cursor = connection.connection.cursor()
+    waiting = map(row_of, batch) if rows is None else iter(rows)
     with cursor.copy(_copy_statement) as copy:
-        for row in map(row_of, batch) if rows is None else rows:
-            copy.write_row(row)
+        while some := "".join(islice(waiting, ROWS_A_WRITE)):
+            copy.write(some)
     if any(entry.used_after is None for entry in batch):
         connection.execute(_balance_late_entries)
 

@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from ledger import chain, entries, holds, reconciliations, shards
-from ledger.staging import Row, stage, unstage
+from ledger.staging import stage, unstage
 from ledger.store import ALL_TENANTS, transaction
 from quota.errors import Unsafe, first_line
 from quota.journal import Entry, Item, Journal, Place
@@ -41,7 +41,7 @@ class _Found:
     brings them, `forked` entries before those, and the last item that was `looked_at`."""
 
     batch: list[Entry] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
+    rows: list[str] = field(default_factory=list)
     forked: list[Entry] = field(default_factory=list)
     through: dict[int, Place] = field(default_factory=dict)
     looked_at: dict[int, Item] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from redis.exceptions import RedisError
 
-from ledger.staging import Row, row_of
+from ledger.staging import row_of
 from quota.journal import Entry, Item, Journal, Place, parsed_entry
 
 READ_ENTRIES = 500
@@ -28,7 +28,7 @@ class Line(NamedTuple):
     place: Place
     item: Item
     entry: Entry | ValueError
-    row: Row = ()
+    row: str = ""
 
 
 def lines_after(journal: Journal, shard: int, after: Place, most: int) -> list[Line]:

@@ -19,7 +19,6 @@ from sqlalchemy import Connection
 
 import workers.drain
 from ledger import staging
-from ledger.staging import Row
 from ledger.store import connect
 from quota.errors import LedgerUnavailable
 from quota.journal import Entry, Item, Journal, Place
@@ -44,15 +43,15 @@ def die(words: str) -> None:
 
 
 def die_after_reading() -> None:
-    def stage(_connection: Connection, batch: Sequence[Entry], _rows: Sequence[Row]) -> None:
+    def stage(_connection: Connection, batch: Sequence[Entry], _rows: Sequence[str]) -> None:
         die(f"{len(batch)} entries were read, and none staged")
 
     workers.drain.stage = stage
 
 
 def die_copying() -> None:
-    def stage(connection: Connection, batch: Sequence[Entry], rows: Sequence[Row]) -> None:
-        def half() -> Iterator[Row]:
+    def stage(connection: Connection, batch: Sequence[Entry], rows: Sequence[str]) -> None:
+        def half() -> Iterator[str]:
             for number, row in enumerate(rows):
                 if number >= len(batch) / 2 > 1:
                     die(f"{number} of {len(batch)} entries were copied")
