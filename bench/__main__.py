@@ -59,9 +59,9 @@ tenant."""
 
 
 def _ledger(quick: bool) -> list[str]:
-    rounds, entries, accounts = (1, 2_000, 500) if quick else (5, 40_000, 20_000)
+    rounds, entries, accounts = (1, 2_000, 500) if quick else (5, 120_000, 20_000)
     moved = drain.measure(rounds, entries, accounts)
-    rebuilt = rebuild.measure_rebuild(1, 2_000) if quick else rebuild.measure_rebuild(3, 200_000)
+    rebuilt = rebuild.measure_rebuild(1, 2_000) if quick else rebuild.measure_rebuild(5, 200_000)
     reset = rebuild.measure_reset(1_000 if quick else 50_000)
     return [
         LEDGER.format(entries=entries, accounts=accounts) + "\n",
