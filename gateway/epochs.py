@@ -135,10 +135,12 @@ async def _begin(looking: Looking, store: Store, told: Mapping[int, Place]) -> i
     async with store.transaction(ALL_TENANTS) as connection:
         await connection.run_sync(shards.lock_all, list(told))
         found = await looking.standings(list(told))
-        epochs = await connection.run_sync(losses.begin_epochs, found, told)
+        epochs, lost = await connection.run_sync(losses.begin_epochs, found, told)
         # Under the lock, so that nobody else finds the shards behind. Where the commit fails the heads are ahead of the
-        # ledger, and the next look finds that.
+        # ledger, and whoever finds that first tells it: the next look, or a drain (workers/drain.py).
         await looking.begin(epochs, await connection.run_sync(shards.store_id))
+    for each in lost:
+        each.log()
     if epochs:
         log.warning("shards had lost something and began an epoch", shards=len(epochs), newest=max(epochs.values()))
     return len(epochs)

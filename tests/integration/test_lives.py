@@ -100,7 +100,11 @@ def test_how_far_shards_have_come(server: PrivateServer) -> None:
     with redis.Redis.from_url(server.url) as connection:
         connection.xadd(keys.journal(2), {"line": "x"}, id="4-6")
         connection.xtrim(keys.journal(2), maxlen=0, approximate=False)
-    assert within(look()) == {0: Standing(None, NOWHERE), 1: Standing(4, NOWHERE), 2: Standing(4, Place(4, 6))}
+    assert within(look()) == {
+        0: Standing(None, NOWHERE),
+        1: Standing(4, NOWHERE, began=NOWHERE),
+        2: Standing(4, Place(4, 6), began=NOWHERE),
+    }
 
 
 def test_a_head_that_cannot_be_read_is_none(server: PrivateServer) -> None:

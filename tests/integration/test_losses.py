@@ -1,7 +1,7 @@
 """What Redis had forgotten is told, but nobody waits until millions of entries are counted."""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -21,15 +21,9 @@ from tests.integration.counting import within
 from tests.integration.pipeline import Pipeline
 
 
-@pytest.fixture
-def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline]:
-    with Pipeline.on(connection, database) as pipeline:
-        yield pipeline
-
-
 def begun(pipeline: Pipeline, found: dict[int, Standing], told: dict[int, Place]) -> dict[int, int]:
     """The epochs that begin."""
-    return pipeline.call(losses.begin_epochs, found, dict.fromkeys(found, NOWHERE) | told)
+    return pipeline.call(losses.begin_epochs, found, dict.fromkeys(found, NOWHERE) | told)[0]
 
 
 def told(pipeline: Pipeline) -> dict[str, Any]:
