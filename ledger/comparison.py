@@ -159,7 +159,7 @@ def _differences(
         expires_ms = state.expires_ms if state else known[number].expires_ms
         if expires_ms is not None and expires_ms <= now_ms + EXPIRES_SOON_MS:
             continue
-        left = grant.left - held_of[number] if grant else 0
+        left = max(0, grant.left - held_of[number]) if grant else 0
         taken = grant.taken.get((counter.period_kind, counter.period_start_ms), 0) if grant else 0
         if state is None:
             # One that is used up or over is let go, and of one that Redis has not heard of it cannot know.

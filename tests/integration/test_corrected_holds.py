@@ -84,6 +84,25 @@ def test_one_that_would_let_no_hold_go_in_time_is_damaged(held: HeldAccount) -> 
     held.assert_all_is_well()
 
 
+@pytest.mark.parametrize("mode", [Mode.HOLD, Mode.CONSUME])
+def test_one_of_whose_grant_more_is_taken_than_it_had_is_served(held: HeldAccount, mode: Mode) -> None:
+    """Its last two units were charged or held, Redis went back, and they were held again: both count."""
+    before: Any = held.scene.connection.dump(held.key)
+    first = held.ask(mode, 2, "60000" if mode is Mode.HOLD else "")
+    held.scene.pipeline.drained()
+    held.scene.connection.restore(held.key, 0, before, replace=True)
+    place = held.hold(2)
+    held.scene.pipeline.drained()
+    held.scene.connection.delete(held.key)
+    assert held.provisioned() == "provisioned"
+    assert [held.ask(asked, 1).outcome for asked in (Mode.CHECK, Mode.CONSUME)] == ["denied", "denied"]
+    assert reconciled(held) == ([], 0)
+    open_holds = [place, *([f"{first.epoch}-{first.first_n}"] if mode is Mode.HOLD else [])]
+    assert [held.ask(Mode.COMMIT, None, each).outcome for each in open_holds] == ["allowed"] * len(open_holds)
+    held.scene.pipeline.drained()
+    assert (held.hash()["state"].split(" ")[0], reconciled(held)) == ("29", ([], 0))
+
+
 @pytest.mark.parametrize("ttl_ms", [1, 60_000])
 def test_an_account_that_was_put_back_to_before_a_hold_has_it_again_or_has_it_settled(
     held: HeldAccount, ttl_ms: int
