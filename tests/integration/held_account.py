@@ -122,7 +122,7 @@ PLANTED: dict[str, tuple[Callable[[HeldAccount], None], str]] = {
     "a hold of more": (lambda held: held.change(f"h:{held.places[1]}", 0, 1), "holds"),
     "held units": (lambda held: held.change("held", 0, -1), "held"),
     "a grant's remainder": (lambda held: held.change("grants", 3, 1), "grant {} left"),
-    "all grants lost": (lambda held: held.put("grants", None), "grant {} left"),
+    "all grants lost": (lambda held: held.put("grants", None), "grant {0} left, grant {0} taken"),
     "what a grant gave": (lambda held: held.change("grants", 4, -1), "grant {} taken"),
 }
 """What may go wrong, and what is told of it."""
