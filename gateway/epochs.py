@@ -21,6 +21,7 @@ from quota.lives import Lives, Looking, Standing
 
 LOOK_EVERY_S = 2.0
 LOOK_AGAIN_S = 0.1
+JOURNAL_IS_NONE = "the journal of shard {} in Redis is something else, and no shard's entries are drained"
 
 log = structlog.get_logger()
 
@@ -92,7 +93,10 @@ class Looks:
         metrics.most_journal_entries.set(self._most_waiting)
         self._counters.journal_is_full = waiting >= self._most_waiting
         told = {shard: self._counters.acknowledged.last(shard) for shard in self._shards}
+        damaged = [shard for shard, standing in found.items() if standing.is_damaged]
+        self._counters.damage = JOURNAL_IS_NONE.format(damaged[0]) if damaged else None
         await begin_where_lost(self._looking, self._store, told, found)
+        self._counters.damage = None
         if await self._looking.name() == name:
             self._lives.may_be_used(name)
         await self._tell_of_losses(found)

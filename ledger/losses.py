@@ -39,11 +39,14 @@ _forgotten = text(
 
 
 def begins_in(standing: Standing, epoch: int, offset: Place, told: Place) -> int | None:
-    """The epoch that a shard begins: the next one, where Redis is behind what the ledger has or what callers were told;
+    """The epoch that a shard begins: the next one, where Redis is behind what the ledger has or what callers were told,
+    or has no journal but something else in its place;
     the one that Redis is in already, where the ledger has not heard of that. None where neither is so. Pure."""
-    if standing.epoch is not None and standing.epoch > epoch:
-        return standing.epoch
-    return max(epoch, told.epoch) + 1 if standing.is_behind(epoch, offset) or standing.is_behind(0, told) else None
+    in_redis = standing.epoch or 0
+    if in_redis > epoch and not standing.is_damaged:
+        return in_redis
+    is_behind = standing.is_behind(epoch, offset) or standing.is_behind(0, told)
+    return max(epoch, told.epoch, in_redis) + 1 if is_behind else None
 
 
 class Loss(NamedTuple):

@@ -129,8 +129,8 @@ def _epoch_in(rule: Any) -> int:
 
 def _head(fields: Any, oldest: Any, journal: Any) -> Head:
     standing = standing_of(fields, journal)
-    if standing.epoch is None:
-        return Head(0, "0", 0)
+    if standing.epoch is None or standing.is_damaged:
+        return Head(0, "0", 0)  # its next epoch is about to begin
     if isinstance(oldest, Exception):
         raise oldest
     _, fence, _, rebuilt = fields

@@ -38,22 +38,23 @@ class NotLookedAt(RedisConnectionError):
 class Standing:
     """How far a shard has come in Redis: the epoch in its head, None without one, the last place that its journal has
     given out, and how many entries wait there. `began` is where the journal stood when that epoch began, None if the
-    head does not say."""
+    head does not say. `is_damaged`: its journal is something else, and holds up the entries of all shards."""
 
     epoch: int | None
     last: Place
     waiting: int = 0
     began: Place | None = None
+    is_damaged: bool = False
 
     def is_behind(self, epoch: int, place: Place) -> bool:
         """Whether it was further before: in this epoch, at this place."""
-        if self.epoch is None or self.epoch < epoch:
+        if self.is_damaged or self.epoch is None or self.epoch < epoch:
             return True
         return self.epoch == place.epoch and self.last < place
 
     def had_of(self, epoch: int) -> Place | None:
         """How far it still was in this epoch, even where a later one has begun since; None where all was gone."""
-        if self.epoch is None:
+        if self.epoch is None or self.is_damaged:
             return None
         if self.epoch <= epoch:
             return self.last
@@ -164,7 +165,7 @@ def standing_of(head: Any, journal: Any) -> Standing:
             raise CountersUnavailable("the counters cannot be looked at") from reply
     epoch = epoch_in(head)
     if isinstance(journal, Exception):
-        return Standing(epoch, NOWHERE, began=_began(head, epoch))
+        return Standing(epoch, NOWHERE, began=_began(head, epoch), is_damaged="WRONGTYPE" in str(journal))
     last = Place.parsed(journal["last-generated-id"].decode())
     return Standing(epoch, last, journal["length"], _began(head, epoch))
 
