@@ -11,13 +11,15 @@
 local head_key, journal_key = KEYS[1], KEYS[2]
 local epoch, store = ARGV[1], ARGV[2]
 
+-- @include rules/numbers
+
 local current = redis.pcall('HMGET', head_key, 'epoch', 'fence')
 if current.err then
   redis.call('DEL', head_key)
   current = {}
 end
-local has_head = string.match(current[1] or '', '^%d+$')
-if has_head and tonumber(current[1]) >= tonumber(epoch) then return 'kept' end
+local has_head = whole(current[1] or '')
+if has_head and has_head >= tonumber(epoch) then return 'kept' end
 if not string.match(current[2] or '0', '^%d+$') then redis.call('HDEL', head_key, 'fence') end
 local kind = redis.call('TYPE', journal_key).ok
 if kind ~= 'stream' and kind ~= 'none' then redis.call('DEL', journal_key) end

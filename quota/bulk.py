@@ -10,7 +10,7 @@ from redis.exceptions import NoScriptError
 from quota import keys
 from quota.formats import NONE, CapState, Window, number
 from quota.journal import Place
-from quota.lives import HEAD_FIELDS, NOWHERE, Standing, standing_of
+from quota.lives import HEAD_FIELDS, NOWHERE, Standing, epoch_in, standing_of
 from quota.protocol import Call
 from quota.scripts import SCRIPTS, run
 
@@ -135,7 +135,7 @@ def _head(fields: Any, oldest: Any, journal: Any) -> Head:
         raise oldest
     _, fence, _, rebuilt = fields
     is_drained = not oldest or Place.parsed(oldest[0][0].decode()).epoch >= standing.epoch
-    was_rebuilt = int(rebuilt) if rebuilt and rebuilt.isdigit() else 0
+    was_rebuilt = epoch_in((rebuilt, None)) or 0
     return Head(standing.epoch, (fence or b"0").decode(), was_rebuilt, is_drained, standing.last)
 
 

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from quota import keys, protocol
 from quota.errors import CountersUnavailable
+from quota.identifiers import MAX_AMOUNT
 from quota.journal import Place
 from quota.scripts import SCRIPTS
 
@@ -24,6 +25,8 @@ OF_THE_KEY = re.compile("no such key|WRONGTYPE")
 """What Redis says of a key that is not there, or is something else: no other refusal says anything of the shard."""
 HEAD_FIELDS = ("epoch", "fence", "began")
 NOWHERE = Place(0, 0)
+MAX_EPOCH_DIGITS = 16
+"""Of 2^53 - 1: the scripts compare doubles, and the ledger has no number for much larger ones."""
 LOOK_WITHIN_S = 2.0
 START_WITHIN_S = 5.0
 
@@ -176,7 +179,8 @@ def epoch_in(head: Any) -> int | None:
     if isinstance(head, Exception):
         return None
     epoch, fence, *_ = head
-    return int(epoch) if (epoch or b"").isdigit() and (fence or b"0").isdigit() else None
+    is_whole = (epoch or b"").isdigit() and len(epoch) <= MAX_EPOCH_DIGITS and (fence or b"0").isdigit()
+    return int(epoch) if is_whole and int(epoch) <= MAX_AMOUNT else None
 
 
 def _began(head: Any, epoch: int | None) -> Place | None:

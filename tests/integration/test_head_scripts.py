@@ -52,13 +52,16 @@ class TestPublish:
         assert shard.connection.hget(head, field) == b"2"
 
 
+UNREADABLE = [("epoch", "q"), ("epoch", "1q"), ("epoch", str(2**53)), ("epoch", "9" * 400), ("fence", "x"), (None, "")]
+
+
 class TestBeginEpoch:
     def test_a_head_is_made_once_and_only_a_greater_epoch_wins(self, shard: Shard) -> None:
         said = [shard.run(protocol.begin_epoch(SHARD, epoch, "")) for epoch in (9, 9, 8, 10, 9, 11)]
         assert said == ["begun", "kept", "kept", "begun", "kept", "begun"]
         assert shard.connection.hgetall(keys.head(SHARD)) == {b"epoch": b"11", b"store": b"", b"began": b"11 0-0"}
 
-    @pytest.mark.parametrize(("field", "text"), [("epoch", "q"), ("epoch", "1q"), ("fence", "x"), (None, "")])
+    @pytest.mark.parametrize(("field", "text"), UNREADABLE)
     def test_a_head_that_cannot_be_read_is_none(self, shard: Shard, field: str | None, text: str) -> None:
         shard.run(protocol.begin_epoch(SHARD, 1, "s"))
         if field is None:

@@ -136,6 +136,15 @@ def test_a_head_that_says_a_later_epoch_than_any_has_forgotten_nothing(scene: Sc
     assert scene.told() == {"kind": "rewound", "counters_had": "1-9", "entries": 0, "units": 0}
 
 
+@pytest.mark.parametrize("epoch", [2**53, 2**63 - 1, 2**64, 10**400])
+def test_a_head_that_says_an_epoch_which_no_ledger_has_is_none(scene: Scene, epoch: int) -> None:
+    """Else no look at any shard would come to its end."""
+    scene.pipeline.connection.hset(keys.head(3), "epoch", str(epoch))
+    scene.look()
+    assert scene.told() == LOST
+    assert scene.pipeline.connection.hget(keys.head(3), "epoch") == b"2"
+
+
 def test_an_epoch_that_callers_were_told_of_is_not_begun_again(scene: Scene) -> None:
     """It was never committed, and Redis was emptied once more: its places were given out, and are not given twice."""
     told = {3: Place(2, 4)}
