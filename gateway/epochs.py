@@ -13,9 +13,10 @@ import structlog
 from gateway import metrics
 from gateway.clock_steps import ClockSteps
 from ledger import losses, shards
-from ledger.store import ALL_TENANTS, Store
+from ledger.store import ALL_TENANTS, DEADLINE_S, Store
 from quota.acknowledged import Acknowledged
 from quota.counters import Counters
+from quota.errors import LedgerUnavailable
 from quota.journal import Place
 from quota.lives import Lives, Looking, Standing
 
@@ -38,11 +39,15 @@ class Epochs:
         self._next: asyncio.Task[int] | None = None
 
     async def begin(self, shard: int) -> None:
-        """Returns once the shard has a head."""
+        """Returns once the shard has a head. LedgerUnavailable where that takes too long, whoever had the turn."""
         self._wanted.add(shard)
         if self._next is None:
             self._next = asyncio.create_task(self._begin_wanted())
-        await asyncio.shield(self._next)
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                await asyncio.shield(self._next)
+        except TimeoutError as error:
+            raise LedgerUnavailable(f"no epoch could begin within {DEADLINE_S:.0f} s") from error
 
     async def _begin_wanted(self) -> int:
         # One at a time, or all of the store's connections would wait for the shards' rows. Everybody who names a shard

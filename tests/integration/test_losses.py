@@ -10,6 +10,7 @@ import redis
 import redis.asyncio
 from sqlalchemy import NullPool, create_engine, text
 
+from gateway import epochs as epochs_module
 from gateway.epochs import Epochs, Looks, begin_where_lost
 from ledger import losses, shards
 from ledger.store import Store
@@ -245,6 +246,33 @@ def test_requests_that_find_a_shard_lost_one_after_the_other_begin_its_epoch_onc
 
     assert within(ask()) == 1
     assert [kind for _, kind, _ in pipeline.incidents()] == ["lost"]
+
+
+class Hanging(Crowded):
+    """Finds out nothing."""
+
+    async def standings(self, shards: Sequence[int]) -> dict[int, Standing]:
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets it")
+
+
+def test_a_request_that_comes_while_others_wait_for_an_epoch_waits_no_longer_than_they_do(
+    stores: Stores, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its turn comes after theirs."""
+    monkeypatch.setattr(epochs_module, "DEADLINE_S", 0.05)
+
+    async def ask() -> None:
+        store, looking = Store(database.application_url), Hanging(redis.asyncio.Redis.from_url(stores.redis_url))
+        epochs = Epochs(looking, store, Acknowledged())
+        told = await asyncio.gather(*[epochs.begin(shard) for shard in (3, 4)], return_exceptions=True)
+        assert [type(each) for each in told] == [LedgerUnavailable] * 2
+        with pytest.raises(LedgerUnavailable):
+            await epochs.begin(5)
+        await looking.close()
+        await store.close()
+
+    within(ask(), 10)
 
 
 def test_a_redis_that_refuses_to_write_is_told_of_once(pipeline: Pipeline, stores: Stores, database: Database) -> None:
