@@ -44,6 +44,11 @@ def plainly(command: Callable[P, T]) -> Callable[P, T]:
     return run
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """So many of them, in words: 1 account, 2 accounts."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 data_option = click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
