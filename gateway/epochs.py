@@ -13,14 +13,16 @@ import structlog
 from gateway import metrics
 from gateway.clock_steps import ClockSteps
 from ledger import losses, shards
-from ledger.store import ALL_TENANTS, Store
+from ledger.store import ALL_TENANTS, DEADLINE_S, Store
 from quota.acknowledged import Acknowledged
 from quota.counters import Counters
+from quota.errors import LedgerUnavailable
 from quota.journal import Place
 from quota.lives import Lives, Looking, Standing
 
 LOOK_EVERY_S = 2.0
 LOOK_AGAIN_S = 0.1
+JOURNAL_IS_NONE = "the journal of shard {} in Redis is something else, and no shard's entries are drained"
 
 log = structlog.get_logger()
 
@@ -37,11 +39,15 @@ class Epochs:
         self._next: asyncio.Task[int] | None = None
 
     async def begin(self, shard: int) -> None:
-        """Returns once the shard has a head."""
+        """Returns once the shard has a head. LedgerUnavailable where that takes too long, whoever had the turn."""
         self._wanted.add(shard)
         if self._next is None:
             self._next = asyncio.create_task(self._begin_wanted())
-        await asyncio.shield(self._next)
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                await asyncio.shield(self._next)
+        except TimeoutError as error:
+            raise LedgerUnavailable(f"no epoch could begin within {DEADLINE_S:.0f} s") from error
 
     async def _begin_wanted(self) -> int:
         # One at a time, or all of the store's connections would wait for the shards' rows. Everybody who names a shard
@@ -92,7 +98,10 @@ class Looks:
         metrics.most_journal_entries.set(self._most_waiting)
         self._counters.journal_is_full = waiting >= self._most_waiting
         told = {shard: self._counters.acknowledged.last(shard) for shard in self._shards}
+        damaged = [shard for shard, standing in found.items() if standing.is_damaged]
+        self._counters.damage = JOURNAL_IS_NONE.format(damaged[0]) if damaged else None
         await begin_where_lost(self._looking, self._store, told, found)
+        self._counters.damage = None
         if await self._looking.name() == name:
             self._lives.may_be_used(name)
         await self._tell_of_losses(found)
@@ -135,10 +144,12 @@ async def _begin(looking: Looking, store: Store, told: Mapping[int, Place]) -> i
     async with store.transaction(ALL_TENANTS) as connection:
         await connection.run_sync(shards.lock_all, list(told))
         found = await looking.standings(list(told))
-        epochs = await connection.run_sync(losses.begin_epochs, found, told)
+        epochs, lost = await connection.run_sync(losses.begin_epochs, found, told)
         # Under the lock, so that nobody else finds the shards behind. Where the commit fails the heads are ahead of the
-        # ledger, and the next look finds that.
+        # ledger, and whoever finds that first tells it: the next look, or a drain (workers/drain.py).
         await looking.begin(epochs, await connection.run_sync(shards.store_id))
+    for each in lost:
+        each.log()
     if epochs:
         log.warning("shards had lost something and began an epoch", shards=len(epochs), newest=max(epochs.values()))
     return len(epochs)

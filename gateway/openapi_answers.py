@@ -206,8 +206,9 @@ def _of_resources() -> Schema:
                 "started_at": INSTANT,
                 "finished_at": INSTANT,
                 **dict.fromkeys(
-                    ("accounts", "drifted", "corrected", "undrained_entries", "lag_ms", "incidents"), COUNT
+                    ("accounts", "drifted", "corrected", "undrained_entries", "lag_ms", "incidents", "missing"), COUNT
                 ),
+                "refusal": or_null(TEXT),
             }
         ),
         "Liveness": closed({"status": {"const": "live"}}),

@@ -73,7 +73,8 @@ def known(connection: Connection, counters: Sequence[Counter]) -> list[Known]:
 @dataclass(frozen=True, slots=True)
 class Difference:
     """A bucket of an account that says something else than the ledger: `what` is `holds`, `held`, `cap <kind>
-    <start_ms>`, `grant <id> left` or `grant <id> taken`; of holds, the units are told."""
+    <start_ms>`, `grant <id> left` or `grant <id> taken`, and of one that Redis has not got `grant <id> held`; of holds,
+    the units are told."""
 
     what: str
     counter: int
@@ -149,26 +150,37 @@ def _differences(
         held = sum(int(amount) for amount, _, _, caps, *_ in words if window in caps.split(","))
         booked = spent.get((cap.period.kind, cap.period.start_ms), 0)
         found.append(Difference(f"cap {cap.period.kind} {cap.period.start_ms}", cap.spent, booked + held))
-    held_of: CounterOf[int] = CounterOf()
-    for part in (part for _, _, parts, *_ in words for part in parsed_parts(parts)):
-        if part.grant is not None:
-            held_of[part.grant] += part.units
+    held_of, sealed_of = _held_of_grants(words)
     known, told = {grant.id: grant for grant in granted}, {state.id: state for state in counter.grants}
     for number in told | known:
         grant, state = known.get(number), told.get(number)
         expires_ms = state.expires_ms if state else known[number].expires_ms
         if expires_ms is not None and expires_ms <= now_ms + EXPIRES_SOON_MS:
             continue
-        left = grant.left - held_of[number] if grant else 0
+        left = max(0, grant.left - held_of[number]) if grant else 0
         taken = grant.taken.get((counter.period_kind, counter.period_start_ms), 0) if grant else 0
         if state is None:
-            # One that is used up or over is let go, and of one that Redis has not heard of it cannot know.
-            if grant is not None and grant.journalled and not grant.is_over and left > 0:
+            # One that is over is let go, or used up when its period is closed, and one that Redis has not heard of it
+            # cannot know.
+            if grant is not None and grant.journalled and not grant.is_over:
                 found.append(Difference(f"grant {number} left", 0, left))
+                found.append(Difference(f"grant {number} taken", 0, taken))
+                found.append(Difference(f"grant {number} held", 0, held_of[number] - sealed_of[number]))
             continue
         found.append(Difference(f"grant {number} left", state.left, left))
         found.append(Difference(f"grant {number} taken", state.taken, taken))
     return tuple(each for each in found if each.counter != each.ledger)
+
+
+def _held_of_grants(words: Sequence[Sequence[str]]) -> tuple[CounterOf[int], CounterOf[int]]:
+    """The units of each grant that open holds set aside, and those of them that do so in periods that were closed."""
+    held, in_closed = CounterOf[int](), CounterOf[int]()
+    for _, _, parts, _, *seal in words:
+        for part in parsed_parts(parts):
+            if part.grant is not None:
+                held[part.grant] += part.units
+                in_closed[part.grant] += part.units if seal else 0
+    return held, in_closed
 
 
 def _units(open_holds: Mapping[str, str]) -> int:

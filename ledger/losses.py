@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from sqlalchemy import Connection, text
@@ -39,41 +39,75 @@ _forgotten = text(
 
 
 def begins_in(standing: Standing, epoch: int, offset: Place, told: Place) -> int | None:
-    """The epoch that a shard begins: the next one, where Redis is behind what the ledger has or what callers were told;
+    """The epoch that a shard begins: the next one, where Redis is behind what the ledger has or what callers were told,
+    or has no journal but something else in its place;
     the one that Redis is in already, where the ledger has not heard of that. None where neither is so. Pure."""
-    if standing.epoch is not None and standing.epoch > epoch:
-        return standing.epoch
-    return epoch + 1 if standing.is_behind(epoch, offset) or standing.is_behind(0, told) else None
+    in_redis = standing.epoch or 0
+    if in_redis > epoch and not standing.is_damaged:
+        return in_redis
+    is_behind = standing.is_behind(epoch, offset) or standing.is_behind(0, told)
+    return max(epoch, told.epoch, in_redis) + 1 if is_behind else None
 
 
-def begin_epochs(connection: Connection, found: Mapping[int, Standing], told: Mapping[int, Place]) -> dict[int, int]:
+class Loss(NamedTuple):
+    """What a shard had lost when an epoch began, as its incident says it. `kind`: lost, or rewound."""
+
+    shard: int
+    kind: str
+    detail: dict[str, Any]
+
+    def log(self) -> None:
+        """Once it is committed: what is written down again by the next look would be logged again as well."""
+        log.error(f"the counters of a shard were {self.kind}", shard=self.shard, **self.detail)
+
+
+def begin_epochs(
+    connection: Connection, found: Mapping[int, Standing], told: Mapping[int, Place]
+) -> tuple[dict[int, int], list[Loss]]:
     """Takes the next epoch for each of these shards in which Redis is behind what the ledger knows, or what callers
     were told, and writes down what it had lost: nothing, where nothing was. The rows must be locked by this
-    transaction. Shard -> the epoch that begins."""
+    transaction. Shard -> the epoch that begins; and the losses."""
     led_by_index(connection)
     begun: dict[int, int] = {}
-    left_to_count = MAX_COUNTED_ENTRIES
     for shard, (epoch, offset) in shards.standings(connection, list(found)).items():
-        standing = found[shard]
-        begins = begins_in(standing, epoch, offset, told[shard])
-        if begins is None:
-            continue
-        begun[shard] = begins
-        shards.take_epoch(connection, shard, begins)
-        if epoch == 0 or offset == told[shard] == NOWHERE:
+        begins = begins_in(found[shard], epoch, offset, told[shard])
+        if begins is not None:
+            begun[shard] = begins
+    lost = tell_of_begun(connection, begun, found, told)
+    for shard, epoch in begun.items():
+        shards.take_epoch(connection, shard, epoch)
+    return begun, lost
+
+
+def begun_unheard(connection: Connection, through: Mapping[int, Place]) -> dict[int, int]:
+    """The epochs of these places that the ledger has not heard of, by shard: those that nobody has told of yet."""
+    known = shards.standings(connection, list(through))
+    return {shard: place.epoch for shard, place in through.items() if place.epoch > known[shard][0] > 0}
+
+
+def tell_of_begun(
+    connection: Connection, begun: Mapping[int, int], found: Mapping[int, Standing], told: Mapping[int, Place]
+) -> list[Loss]:
+    """Writes down what shards had lost in which these epochs begin, or have begun without the ledger's having heard of
+    it. Whoever raises a shard's epoch calls this before, in the transaction that has locked its row."""
+    lost: list[Loss] = []
+    left_to_count = MAX_COUNTED_ENTRIES
+    for shard, (epoch, offset) in shards.standings(connection, list(begun)).items():
+        of_callers = told.get(shard, NOWHERE)
+        if epoch == 0 or offset == of_callers == NOWHERE:
             continue  # the store's first start, or a shard that nobody has used; whoever told others tells it himself
-        detail: dict[str, Any] = {"lost_epoch": epoch, "epoch": begins, "ledger_has": str(offset)}
-        if told[shard].epoch == epoch:
-            detail["callers_were_told"] = str(told[shard])
-        is_rewound = standing.epoch is not None and standing.epoch <= epoch
-        if is_rewound:
-            forgotten = _what_was_forgotten(connection, shard, standing.last, offset, left_to_count)
+        detail: dict[str, Any] = {"lost_epoch": epoch, "epoch": begun[shard], "ledger_has": str(offset)}
+        if of_callers.epoch == epoch:
+            detail["callers_were_told"] = str(of_callers)
+        had = found[shard].had_of(epoch)
+        if had is not None:
+            forgotten = _what_was_forgotten(connection, shard, had, offset, left_to_count)
             left_to_count -= forgotten["entries"]
-            detail |= {"counters_had": str(standing.last), **forgotten}
-        kind = "rewound" if is_rewound else "lost"
-        log.error(f"the counters of a shard were {kind}", shard=shard, **detail)
-        reconciliations.add_incidents(connection, shard, kind, [detail])
-    return begun
+            detail |= {"counters_had": str(had), **forgotten}
+        lost.append(Loss(shard, "lost" if had is None else "rewound", detail))
+    for each in lost:
+        reconciliations.add_incidents(connection, each.shard, each.kind, [each.detail])
+    return lost
 
 
 def _what_was_forgotten(connection: Connection, shard: int, last: Place, offset: Place, most: int) -> dict[str, Any]:

@@ -110,4 +110,5 @@ def _cap(period: Period, limit: int, spent: Mapping[tuple[str, int], int]) -> Ca
 
 def _grant(granted: Granted, counted_in: Period) -> GrantState:
     taken = granted.taken.get((counted_in.kind.value, counted_in.start_ms), 0)
-    return GrantState(granted.id, granted.priority, granted.expires_ms, granted.left, taken)
+    # Where Redis went back, more may be taken of it than it had.
+    return GrantState(granted.id, granted.priority, granted.expires_ms, max(0, granted.left), taken)

@@ -61,6 +61,8 @@ class Reconciliation(msgspec.Struct, frozen=True):
             "undrained_entries": self.undrained_entries,
             "lag_ms": self.lag_ms,
             "incidents": self.incidents,
+            "missing": self.missing,
+            "refusal": self.refusal,
         }
 
 
@@ -84,23 +86,29 @@ def add(connection: Connection, run: Reconciliation) -> int:
 
 def last(connection: Connection) -> Reconciliation | None:
     """The newest run, None before the first."""
-    row = connection.execute(select(reconciliations).order_by(desc(reconciliations.c.run_id)).limit(1)).one_or_none()
-    if row is None:
-        return None
-    return Reconciliation(
-        row.run_id,
-        from_timestamp(row.started_at),
-        from_timestamp(row.finished_at),
-        row.accounts,
-        row.drifted,
-        row.corrected,
-        row.undrained_entries,
-        row.lag_ms,
-        row.incidents,
-        msgspec.convert(row.drifts, list[Drift]),
-        row.missing,
-        row.refusal,
-    )
+    return next(iter(history(connection, 1)), None)
+
+
+def history(connection: Connection, most: int) -> list[Reconciliation]:
+    """The newest runs; the newest comes last."""
+    rows = connection.execute(select(reconciliations).order_by(desc(reconciliations.c.run_id)).limit(most)).all()
+    return [
+        Reconciliation(
+            row.run_id,
+            from_timestamp(row.started_at),
+            from_timestamp(row.finished_at),
+            row.accounts,
+            row.drifted,
+            row.corrected,
+            row.undrained_entries,
+            row.lag_ms,
+            row.incidents,
+            msgspec.convert(row.drifts, list[Drift]),
+            row.missing,
+            row.refusal,
+        )
+        for row in reversed(rows)
+    ]
 
 
 _forget = text(

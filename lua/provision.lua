@@ -50,7 +50,8 @@ local function from_ledger()
     for _, part in ipairs(hold.parts) do
       local grant = part.id and find_grant(account, part.id)
       if grant then
-        grant.left, grant.held = grant.left - part.units, grant.held + (hold.sealed and 0 or part.units)
+        -- Where Redis went back, more may be taken of a grant than it had: nothing is left of it then, and never less.
+        grant.left, grant.held = math.max(0, grant.left - part.units), grant.held + (hold.sealed and 0 or part.units)
       end
     end
     if not hold.sealed then account.held = account.held + worth(account, hold.parts) end

@@ -17,7 +17,7 @@ from quota.formats import NONE, CapState, GrantState, Window, number
 from quota.identifiers import MAX_AMOUNT
 from quota.journal import Place
 from quota.keys import AccountName
-from quota.lives import Standing, standing_of
+from quota.lives import HEAD_FIELDS, Standing, standing_of
 
 MAX_READ_ACCOUNTS = 200
 """In one pipeline: Redis serves nobody else for less than a millisecond."""
@@ -143,7 +143,7 @@ class Accounts:
         """How far each shard has come in Redis."""
         pipeline = self._connection.pipeline(transaction=False)
         for shard in shards:
-            pipeline.hmget(keys.head(shard), ("epoch", "fence"))
+            pipeline.hmget(keys.head(shard), HEAD_FIELDS)
             pipeline.xinfo_stream(keys.journal(shard))
         replies = pipeline.execute(raise_on_error=False)
         return {

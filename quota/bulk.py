@@ -10,7 +10,7 @@ from redis.exceptions import NoScriptError
 from quota import keys
 from quota.formats import NONE, CapState, Window, number
 from quota.journal import Place
-from quota.lives import NOWHERE, Standing, standing_of
+from quota.lives import HEAD_FIELDS, NOWHERE, Standing, epoch_in, standing_of
 from quota.protocol import Call
 from quota.scripts import SCRIPTS, run
 
@@ -67,7 +67,7 @@ class Bulk:
         shards = list(shards)
         pipeline = self._connection.pipeline(transaction=False)
         for shard in shards:
-            pipeline.hmget(keys.head(shard), ("epoch", "fence", "rebuilt"))
+            pipeline.hmget(keys.head(shard), (*HEAD_FIELDS, "rebuilt"))
             pipeline.xrange(keys.journal(shard), count=1)
             pipeline.xinfo_stream(keys.journal(shard))
         replies = pipeline.execute(raise_on_error=False)
@@ -129,13 +129,13 @@ def _epoch_in(rule: Any) -> int:
 
 def _head(fields: Any, oldest: Any, journal: Any) -> Head:
     standing = standing_of(fields, journal)
-    if standing.epoch is None:
-        return Head(0, "0", 0)
+    if standing.epoch is None or standing.is_damaged:
+        return Head(0, "0", 0)  # its next epoch is about to begin
     if isinstance(oldest, Exception):
         raise oldest
-    _, fence, rebuilt = fields
+    _, fence, _, rebuilt = fields
     is_drained = not oldest or Place.parsed(oldest[0][0].decode()).epoch >= standing.epoch
-    was_rebuilt = int(rebuilt) if rebuilt and rebuilt.isdigit() else 0
+    was_rebuilt = epoch_in((rebuilt, None)) or 0
     return Head(standing.epoch, (fence or b"0").decode(), was_rebuilt, is_drained, standing.last)
 
 

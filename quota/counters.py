@@ -48,6 +48,8 @@ class Counters:
         self._batches_waiting = 0
         self.journal_is_full = False
         """Set by whoever looks at how much waits for the ledger."""
+        self.damage: str | None = None
+        """What is wrong in Redis and not mended yet, set by whoever looks."""
         self.on_lost: Callable[[Sequence[Step], int], None] = lambda _steps, _until_ms: None
 
     @property
@@ -176,8 +178,10 @@ class Counters:
         raise CountersUnavailable("the journal is longer than can be looked through")
 
     async def ping(self) -> None:
-        """Raises CountersUnavailable when Redis does not answer."""
+        """Raises CountersUnavailable when Redis does not answer, or what it has cannot be used."""
         await self._trips.told(self._probe())
+        if self.damage is not None:
+            raise CountersUnavailable(self.damage)
 
     async def close(self) -> None:
         """Waits for what is under way, then closes the connections."""

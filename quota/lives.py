@@ -15,13 +15,18 @@ from redis.exceptions import RedisError
 
 from quota import keys, protocol
 from quota.errors import CountersUnavailable
+from quota.identifiers import MAX_AMOUNT
 from quota.journal import Place
 from quota.scripts import SCRIPTS
 
 NAMES = re.compile(rb"^(run_id|master_replid):(\w+)", re.MULTILINE)
+BEGAN = re.compile(rb"(\d{1,19}) (\d{1,19})-(\d{1,20})")
 OF_THE_KEY = re.compile("no such key|WRONGTYPE")
 """What Redis says of a key that is not there, or is something else: no other refusal says anything of the shard."""
+HEAD_FIELDS = ("epoch", "fence", "began")
 NOWHERE = Place(0, 0)
+MAX_EPOCH_DIGITS = 16
+"""Of 2^53 - 1: the scripts compare doubles, and the ledger has no number for much larger ones."""
 LOOK_WITHIN_S = 2.0
 START_WITHIN_S = 5.0
 
@@ -35,17 +40,29 @@ class NotLookedAt(RedisConnectionError):
 @dataclass(frozen=True, slots=True)
 class Standing:
     """How far a shard has come in Redis: the epoch in its head, None without one, the last place that its journal has
-    given out, and how many entries wait there."""
+    given out, and how many entries wait there. `began` is where the journal stood when that epoch began, None if the
+    head does not say. `is_damaged`: its journal is something else, and holds up the entries of all shards."""
 
     epoch: int | None
     last: Place
     waiting: int = 0
+    began: Place | None = None
+    is_damaged: bool = False
 
     def is_behind(self, epoch: int, place: Place) -> bool:
         """Whether it was further before: in this epoch, at this place."""
-        if self.epoch is None or self.epoch < epoch:
+        if self.is_damaged or self.epoch is None or self.epoch < epoch:
             return True
         return self.epoch == place.epoch and self.last < place
+
+    def had_of(self, epoch: int) -> Place | None:
+        """How far it still was in this epoch, even where a later one has begun since; None where all was gone."""
+        if self.epoch is None or self.is_damaged:
+            return None
+        if self.epoch <= epoch:
+            return self.last
+        stood_at = self.last if self.began is None else self.began
+        return stood_at if stood_at > NOWHERE and stood_at.epoch <= epoch else None
 
 
 def name_of(info: bytes) -> str:
@@ -101,7 +118,7 @@ class Looking:
     async def standings(self, shards: Sequence[int]) -> dict[int, Standing]:
         pipeline = self._connection.pipeline(transaction=False)
         for shard in shards:
-            pipeline.hmget(keys.head(shard), ("epoch", "fence"))
+            pipeline.hmget(keys.head(shard), HEAD_FIELDS)
             pipeline.xinfo_stream(keys.journal(shard))
         replies = await _told(pipeline.execute(raise_on_error=False))
         return {
@@ -145,13 +162,15 @@ class Looking:
 
 
 def standing_of(head: Any, journal: Any) -> Standing:
-    """From the epoch and the fence in a head, and XINFO of its journal. CountersUnavailable when one was not told."""
+    """From the HEAD_FIELDS of a head, and XINFO of its journal. CountersUnavailable when one was not told."""
     for reply in (head, journal):
         if isinstance(reply, Exception) and not OF_THE_KEY.search(str(reply)):
             raise CountersUnavailable("the counters cannot be looked at") from reply
+    epoch = epoch_in(head)
     if isinstance(journal, Exception):
-        return Standing(epoch_in(head), NOWHERE)
-    return Standing(epoch_in(head), Place.parsed(journal["last-generated-id"].decode()), journal["length"])
+        return Standing(epoch, NOWHERE, began=_began(head, epoch), is_damaged="WRONGTYPE" in str(journal))
+    last = Place.parsed(journal["last-generated-id"].decode())
+    return Standing(epoch, last, journal["length"], _began(head, epoch))
 
 
 def epoch_in(head: Any) -> int | None:
@@ -160,7 +179,14 @@ def epoch_in(head: Any) -> int | None:
     if isinstance(head, Exception):
         return None
     epoch, fence, *_ = head
-    return int(epoch) if (epoch or b"").isdigit() and (fence or b"0").isdigit() else None
+    is_whole = (epoch or b"").isdigit() and len(epoch) <= MAX_EPOCH_DIGITS and (fence or b"0").isdigit()
+    return int(epoch) if is_whole and int(epoch) <= MAX_AMOUNT else None
+
+
+def _began(head: Any, epoch: int | None) -> Place | None:
+    found = None if epoch is None else BEGAN.fullmatch(head[2] or b"")
+    # Where somebody has written the head by hand, it speaks of another epoch than its own.
+    return Place(int(found[2]), int(found[3])) if found and int(found[1]) == epoch else None
 
 
 async def _told(answer: Awaitable[T]) -> T:

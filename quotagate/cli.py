@@ -120,9 +120,10 @@ def incidents(data: Path, hours: int, kind: str | None, limit: int, as_json: boo
 @data_option
 @click.option("--no-correct", "corrections", flag_value="none", help="Tell what differs and change nothing.")
 @click.option("--correct-all", "corrections", flag_value="all", help="Correct everything, however much it is.")
+@click.option("--history", type=click.IntRange(1, 1000), help="Compare nothing, and print the last runs, so many.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @plainly
-def reconcile(data: Path, corrections: str | None, as_json: bool) -> None:
+def reconcile(data: Path, corrections: str | None, history: int | None, as_json: bool) -> None:
     """Compare every counter with the ledger, and correct what differs.
 
     Corrects nothing when more than QUOTAGATE_MAX_CORRECTIONS accounts or QUOTAGATE_MAX_DRIFT_PCT percent of them drift,
@@ -130,8 +131,11 @@ def reconcile(data: Path, corrections: str | None, as_json: bool) -> None:
 
     Exit status: 0 nothing differs, 1 something differed (corrected or not), 2 it could not be done.
     """
-    from quotagate.operator import run_reconcile
+    from quotagate.operator import run_history, run_reconcile
 
+    if history is not None:
+        run_history(os.environ, data, history, as_json=as_json)
+        return
     found = run_reconcile(os.environ, data, corrections=corrections or "guarded", as_json=as_json)
     sys.exit(EXIT_FOUND if found else 0)
 

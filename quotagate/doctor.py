@@ -118,11 +118,17 @@ async def _belong_together(looked: Looked) -> list[str]:
 
 async def _journal(looked: Looked) -> list[str]:
     """Whether entries have waited for the ledger for so long, or are so many, that nobody can be draining."""
+    from gateway.epochs import JOURNAL_IS_NONE
     from ledger import shards
     from ledger.store import ALL_TENANTS
 
     offsets = await looked.gateway.store.run(ALL_TENANTS, shards.offsets)
     standings = await looked.gateway.looking.standings(list(offsets))
+    if damaged := [shard for shard, standing in standings.items() if standing.is_damaged]:
+        return [
+            f"{JOURNAL_IS_NONE.format(damaged[0])}: a gateway begins the shard anew within two seconds; is "
+            "`quotagate gateway` running?"
+        ]
     waiting, most = sum(each.waiting for each in standings.values()), looked.settings.journal_entries
     found = []
     if waiting * JOURNAL_PART > most:

@@ -6,7 +6,7 @@ import secrets
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.console import Console
@@ -16,6 +16,10 @@ from quota.errors import Unsafe
 from quota.logs import configure
 from quota.settings import Settings, variable
 from quotagate.catalog_file import read_catalog
+from quotagate.plain_commands import counted
+
+if TYPE_CHECKING:
+    from ledger.reconciliations import Reconciliation
 
 KEY_SECRET_BYTES = 32
 
@@ -64,14 +68,9 @@ def run_reconcile(environment: Mapping[str, str], data: Path, *, corrections: st
         )
     found = run.drifted + run.missing
     if as_json:
-        more = {"missing": run.missing, "refusal": run.refusal, "drifts": msgspec.to_builtins(run.drifts)}
-        print(json.dumps({**run.to_document(), **more}))
+        print(json.dumps({**run.to_document(), "drifts": msgspec.to_builtins(run.drifts)}))
         return found
-    print(
-        f"{run.accounts:,} accounts compared, {run.drifted:,} drifted, {run.missing:,} missing, {run.corrected:,} "
-        f"corrected, {run.undrained_entries:,} entries not in the ledger yet, lag {run.lag_ms} ms, "
-        f"{run.incidents:,} incidents"
-    )
+    print(_in_words(run))
     for drift in run.drifts:
         account = f"  {drift.tenant} {drift.subject} {drift.metric}"
         if drift.reason is not None:
@@ -83,6 +82,33 @@ def run_reconcile(environment: Mapping[str, str], data: Path, *, corrections: st
     if run.refusal is not None:
         print(f"{run.refusal}: {WHAT_TO_DO}")
     return found
+
+
+def run_history(environment: Mapping[str, str], data: Path, most: int, *, as_json: bool) -> None:
+    """Prints what the newest runs found, a line each, the newest last; nothing is compared."""
+    settings = stores(environment, data, "database_url")
+    from ledger import reconciliations
+    from ledger.store import ALL_TENANTS, connect, transaction
+
+    engine = connect(settings.database_url, pool_size=1)
+    with transaction(engine, ALL_TENANTS) as connection:
+        runs = reconciliations.history(connection, most)
+    engine.dispose()
+    for run in runs:
+        document = run.to_document()
+        print(json.dumps(document) if as_json else f"{document['finished_at']}  run {run.run_id}: {_in_words(run)}")
+        if run.refusal is not None and not as_json:
+            print(f"  {run.refusal}")
+    if not runs and not as_json:
+        print("Nothing was reconciled yet.")
+
+
+def _in_words(run: "Reconciliation") -> str:
+    return (
+        f"{counted(run.accounts, 'account')} compared, {run.drifted:,} drifted, {run.missing:,} missing, "
+        f"{run.corrected:,} corrected, {counted(run.undrained_entries, 'entry', 'entries')} not in the ledger yet, "
+        f"lag {run.lag_ms} ms, {counted(run.incidents, 'incident')}"
+    )
 
 
 def run_catalog_apply(

@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 
 import click
 
-from quota.errors import QuotagateError
+from quota.errors import QuotagateError, first_line
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,6 +25,8 @@ def plainly(command: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        from redis.exceptions import RedisError
+
         from quotagate.data_folder import DataInUseError
         from quotagate.embedded import EmbeddedServerError
         from quotagate.supervisor import PartError
@@ -35,8 +37,16 @@ def plainly(command: Callable[P, T]) -> Callable[P, T]:
             for line in str(error).splitlines():
                 click.echo(f"quotagate: {line}", err=True)
             sys.exit(EXIT_FAILED)
+        except RedisError as error:
+            click.echo(f"quotagate: Redis: {first_line(error)}; `quotagate doctor` says what is wrong", err=True)
+            sys.exit(EXIT_FAILED)
 
     return run
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """So many of them, in words: 1 account, 2 accounts."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 data_option = click.option(

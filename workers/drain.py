@@ -13,9 +13,10 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, Engine
 
-from ledger import chain, entries, holds, reconciliations, shards
+from ledger import chain, entries, holds, losses, reconciliations, shards
 from ledger.staging import stage, unstage
 from ledger.store import ALL_TENANTS, transaction
+from quota.account_reading import Accounts
 from quota.errors import Unsafe, first_line
 from quota.journal import Entry, Item, Journal, Place
 from workers.reading_ahead import BEGINNING, ReadingAhead, lines_after
@@ -63,6 +64,7 @@ class Drain:
         self._engine = engine
         self._key_retention_s = key_retention_s
         self._ahead = ReadingAhead(journal)
+        self._accounts = Accounts(journal.connection)
         with transaction(engine, ALL_TENANTS) as connection:
             self._offsets = shards.offsets(connection)
             self._store_id = shards.store_id(connection)
@@ -115,8 +117,9 @@ class Drain:
             if found.forked:
                 self._take_in(connection, found.forked)
             inserted = self._write(connection, found) if found.batch else 0
-            if found.through:
-                shards.advance(connection, found.through)
+            lost = self._advance(connection, found.through)
+        for each in lost:
+            each.log()
         self._offsets |= found.through
         self._tidy_at, tidy_at = 0.0, self._tidy_at  # should this be killed before it has trimmed
         for shard, item in found.looked_at.items():
@@ -151,9 +154,21 @@ class Drain:
             if offset is None or not items or Place.parsed(items[0][0].decode()) != first:
                 return
             place = self._set_aside(connection, shard, items[0], reason)
-            shards.advance(connection, {shard: max(place, offset)})
+            lost = self._advance(connection, {shard: max(place, offset)})
+        for each in lost:
+            each.log()
         self._offsets[shard] = max(place, offset)
         self._journal.trim(shard, items[0])
+
+    def _advance(self, connection: Connection, through: dict[int, Place]) -> list[losses.Loss]:
+        """Moves the offsets of shards. An epoch that the ledger has not heard of began in Redis, and what gave it out
+        did not live to commit it: what had been lost before it is told here, in its place."""
+        if not through:
+            return []
+        begun = losses.begun_unheard(connection, through)
+        lost = losses.tell_of_begun(connection, begun, self._accounts.standings(list(begun)), {}) if begun else []
+        shards.advance(connection, through)
+        return lost
 
     def _read(self, connection: Connection, offsets: dict[int, Place], most: int) -> "_Found":
         found = _Found()

@@ -253,7 +253,7 @@ def test_the_last_reconciliation_is_shown_over_http(system: System, make_tenant:
     shown = answer.json()
     assert shown.keys() >= {
         "run_id", "started_at", "finished_at", "accounts", "drifted", "corrected", "undrained_entries", "lag_ms",
-        "incidents",
+        "incidents", "missing", "refusal",
     }  # fmt: skip
     assert shown["run_id"] >= report["run_id"]  # the worker reconciles as well
     assert (shown["drifted"], shown["corrected"], shown["incidents"]) == (0, 0, 0)

@@ -35,14 +35,16 @@ class HeldAccount:
         self.key = ACCOUNT.key(self.shard.number)
         words: dict[str, Any] = {"amount": 20, "priority": 0, "expires_ms": None, "reason": "r", "created_by": "k"}
         self.grant, _ = self.scene.pipeline.call(grants.add, "t", "u", "m", **words)
-        now_ms = self.shard.now_ms()
-        assert self.shard.provision(opening(ACCOUNT, now_ms, self.scene.pipeline.call(read, [ACCOUNT], now_ms))) == (
-            "provisioned"
-        )
+        assert self.provisioned() == "provisioned"
         self.places = [self.hold(1), self.hold(2)]
         self.ask(Mode.CONSUME, 25)
         self.ask(Mode.CONSUME, 50)
         self.scene.pipeline.drained()
+
+    def provisioned(self) -> str:
+        """What came of bringing it in."""
+        now_ms = self.shard.now_ms()
+        return self.shard.provision(opening(ACCOUNT, now_ms, self.scene.pipeline.call(read, [ACCOUNT], now_ms)))
 
     def ask(self, mode: Mode, amount: int | None, detail: str = "") -> Reply:
         (reply,) = self.shard.consume(self.shard.step(0, mode=mode, charges=(Charge(self.key, amount, detail),)))
@@ -120,7 +122,7 @@ PLANTED: dict[str, tuple[Callable[[HeldAccount], None], str]] = {
     "a hold of more": (lambda held: held.change(f"h:{held.places[1]}", 0, 1), "holds"),
     "held units": (lambda held: held.change("held", 0, -1), "held"),
     "a grant's remainder": (lambda held: held.change("grants", 3, 1), "grant {} left"),
-    "all grants lost": (lambda held: held.put("grants", None), "grant {} left"),
+    "all grants lost": (lambda held: held.put("grants", None), "grant {0} left, grant {0} taken"),
     "what a grant gave": (lambda held: held.change("grants", 4, -1), "grant {} taken"),
 }
 """What may go wrong, and what is told of it."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import redis
 
+from ledger import grants
 from quota.bulk import Bulk
 from quota.periods import DAY_MS
 from quota.protocol import Charge, Mode
@@ -44,7 +45,7 @@ class TestPlanted:
         before, (plant, what) = held.but_its_entry(), PLANTED[kind]
         plant(held)
         assert held.but_its_entry() != before
-        assert reconciled(held) == ([what.format(held.grant)], 1)
+        assert reconciled(held) == (what.format(held.grant).split(", "), 1)
         assert held.but_its_entry() == before
         held.assert_all_is_well()
         assert (held.settled_by(), held.ask(Mode.COMMIT, None, held.places[0]).outcome) == ([None, None], "allowed")
@@ -82,6 +83,59 @@ def test_one_that_would_let_no_hold_go_in_time_is_damaged(held: HeldAccount) -> 
     del before["denials"]  # as of an account that was missing
     assert held.but_its_entry() == before
     held.assert_all_is_well()
+
+
+@pytest.mark.parametrize("rest", ["used", "held"])
+def test_a_grant_of_which_nothing_is_left_is_missed_all_the_same(held: HeldAccount, rest: str) -> None:
+    """What it gave counts above the limit for as long as its period runs."""
+    if rest == "used":
+        assert [held.ask(Mode.RELEASE, None, place).outcome for place in held.places] == ["allowed"] * 2
+    assert held.ask(*((Mode.CONSUME, 5) if rest == "used" else (Mode.HOLD, 2, "60000"))).outcome == "allowed"
+    held.assert_all_is_well()
+    before = held.but_its_entry()
+    held.put("grants", None)
+    what = ["taken"] if rest == "used" else ["held", "taken"]
+    assert reconciled(held) == ([f"grant {held.grant} {each}" for each in what], 1)
+    assert held.but_its_entry() == before
+    held.assert_all_is_well()
+
+
+def test_a_grant_that_gave_all_it_had_in_a_period_that_was_closed_is_not_missed(
+    connection: "redis.Redis", database: Database
+) -> None:
+    """Though a hold of the units that it gave last is open still."""
+    with Resetting.on(connection, database) as scene:
+        words: dict[str, Any] = {"amount": 2, "priority": 0, "expires_ms": None, "reason": "r", "created_by": "k"}
+        scene.pipeline.call(grants.add, "t", "u", "m", **words)
+        scene.used(ACCOUNT, 3)
+        shard, key = scene.shard(ACCOUNT), ACCOUNT.key(scene.shard(ACCOUNT).number)
+        limit = int(scene.hash(ACCOUNT)["rule"].split(" ")[5])
+        for mode, charge in ((Mode.CONSUME, (limit - 3, "")), (Mode.HOLD, (2, str(3 * DAY_MS)))):
+            (reply,) = shard.consume(shard.step(0, mode=mode, charges=(Charge(key, *charge),)))
+            assert reply.outcome == "allowed"
+        scene.pipeline.drained()
+        assert (scene.settled().sealed, "grants" in scene.hash(ACCOUNT)) == (1, False)
+        run = scene.pipeline.reconcile().run_once()
+        assert (found(run), run.corrected) == ([], 0)
+
+
+@pytest.mark.parametrize("mode", [Mode.HOLD, Mode.CONSUME])
+def test_one_of_whose_grant_more_is_taken_than_it_had_is_served(held: HeldAccount, mode: Mode) -> None:
+    """Its last two units were charged or held, Redis went back, and they were held again: both count."""
+    before: Any = held.scene.connection.dump(held.key)
+    first = held.ask(mode, 2, "60000" if mode is Mode.HOLD else "")
+    held.scene.pipeline.drained()
+    held.scene.connection.restore(held.key, 0, before, replace=True)
+    place = held.hold(2)
+    held.scene.pipeline.drained()
+    held.scene.connection.delete(held.key)
+    assert held.provisioned() == "provisioned"
+    assert [held.ask(asked, 1).outcome for asked in (Mode.CHECK, Mode.CONSUME)] == ["denied", "denied"]
+    assert reconciled(held) == ([], 0)
+    open_holds = [place, *([f"{first.epoch}-{first.first_n}"] if mode is Mode.HOLD else [])]
+    assert [held.ask(Mode.COMMIT, None, each).outcome for each in open_holds] == ["allowed"] * len(open_holds)
+    held.scene.pipeline.drained()
+    assert (held.hash()["state"].split(" ")[0], reconciled(held)) == ("29", ([], 0))
 
 
 @pytest.mark.parametrize("ttl_ms", [1, 60_000])

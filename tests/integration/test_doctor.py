@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import redis
+from click.testing import CliRunner
 from sqlalchemy import Engine, NullPool, create_engine, text
 
 from ledger import incidents
 from quota import keys
 from quota.lives import Looking
+from quotagate.cli import main
 from quotagate.doctor import run_doctor
 from tests.conftest import SHARDS, Database, Stores
 
@@ -21,6 +23,11 @@ RUN = (
     "INSERT INTO reconciliations (started_at, finished_at, accounts, drifted, corrected, undrained_entries, lag_ms,"
     " incidents, drifts, refusal) VALUES (now(), now(), 1, 1, 0, 0, 0, 0, '[]', {})"
 )
+
+
+JOURNAL_IS_NONE = "the journal of shard 2 in Redis is something else, and no shard's entries are drained"
+
+COMMANDS = {"reconcile": 2, "rebuild": 0}
 
 
 class Doctor:
@@ -213,3 +220,14 @@ def test_months_that_nobody_has_made_are_told(doctor: Doctor, owner: Engine) -> 
     assert "no partition for the coming month" in finding
     do(owner, "SELECT make_partitions(12)")
     assert doctor() == []
+
+
+def test_a_journal_that_is_something_else_is_told_and_ends_no_command_with_a_stack_trace(
+    doctor: Doctor, stores: Stores, database: Database, connection: "redis.Redis", tmp_path: Path
+) -> None:
+    connection.set(keys.journal(2), "no stream")
+    assert [each for each in doctor() if each.startswith(JOURNAL_IS_NONE)] == doctor()
+    environment = {"QUOTAGATE_REDIS_URL": stores.redis_url, "QUOTAGATE_DATABASE_URL": database.application_url}
+    said = [CliRunner().invoke(main, [each, "--data", str(tmp_path)], env=environment) for each in COMMANDS]
+    assert [each.exit_code for each in said] == list(COMMANDS.values()), said
+    assert said[0].stderr.startswith("quotagate: Redis: ") and "WRONGTYPE" in said[0].stderr

@@ -330,6 +330,7 @@ class TestDrain:
     def test_a_new_epoch_follows_the_old_one_without_a_gap(self, pipeline: Pipeline) -> None:
         pipeline.shard.open(limit=None).consume(*[pipeline.shard.step(1)] * 3)
         pipeline.drained()
+        pipeline.call(shards.take_epoch, 3, 2)
         pipeline.shard.run(protocol.begin_epoch(3, 2, ""))
         pipeline.shard.provision(pipeline.shard.opening(limit=None, used=3, entry="1-2"), epoch=2)
         pipeline.shard.consume(pipeline.shard.step(1))

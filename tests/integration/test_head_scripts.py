@@ -52,13 +52,16 @@ class TestPublish:
         assert shard.connection.hget(head, field) == b"2"
 
 
+UNREADABLE = [("epoch", "q"), ("epoch", "1q"), ("epoch", str(2**53)), ("epoch", "9" * 400), ("fence", "x"), (None, "")]
+
+
 class TestBeginEpoch:
     def test_a_head_is_made_once_and_only_a_greater_epoch_wins(self, shard: Shard) -> None:
         said = [shard.run(protocol.begin_epoch(SHARD, epoch, "")) for epoch in (9, 9, 8, 10, 9, 11)]
         assert said == ["begun", "kept", "kept", "begun", "kept", "begun"]
-        assert shard.connection.hgetall(keys.head(SHARD)) == {b"epoch": b"11", b"store": b""}
+        assert shard.connection.hgetall(keys.head(SHARD)) == {b"epoch": b"11", b"store": b"", b"began": b"11 0-0"}
 
-    @pytest.mark.parametrize(("field", "text"), [("epoch", "q"), ("epoch", "1q"), ("fence", "x"), (None, "")])
+    @pytest.mark.parametrize(("field", "text"), UNREADABLE)
     def test_a_head_that_cannot_be_read_is_none(self, shard: Shard, field: str | None, text: str) -> None:
         shard.run(protocol.begin_epoch(SHARD, 1, "s"))
         if field is None:
@@ -67,7 +70,16 @@ class TestBeginEpoch:
         else:
             shard.connection.hset(keys.head(SHARD), field, text)
         assert shard.run(protocol.begin_epoch(SHARD, 2, "s")) == "begun"
-        assert shard.connection.hgetall(keys.head(SHARD)) == {b"epoch": b"2", b"store": b"s"}
+        head = {b"epoch": b"2", b"store": b"s", b"began": b"2 0-0"}
+        assert shard.connection.hgetall(keys.head(SHARD)) == head
+
+    def test_a_head_says_where_the_journal_stood_when_its_epoch_began(self, shard: Shard) -> None:
+        shard.open(limit=None).consume(*[shard.step(1)] * 3)
+        journal = Journal(shard.connection)
+        journal.trim(SHARD, journal.read(SHARD, Place(0, 0), 3)[-1])
+        shard.run(protocol.begin_epoch(SHARD, 2, ""))
+        shard.run(protocol.begin_epoch(SHARD, 2, ""))
+        assert shard.connection.hget(keys.head(SHARD), "began") == b"2 1-2"
 
     def test_a_journal_that_is_something_else_goes_and_one_with_entries_stays(self, shard: Shard) -> None:
         shard.open(limit=None).consume(shard.step(1))

@@ -100,25 +100,30 @@ def test_how_far_shards_have_come(server: PrivateServer) -> None:
     with redis.Redis.from_url(server.url) as connection:
         connection.xadd(keys.journal(2), {"line": "x"}, id="4-6")
         connection.xtrim(keys.journal(2), maxlen=0, approximate=False)
-    assert within(look()) == {0: Standing(None, NOWHERE), 1: Standing(4, NOWHERE), 2: Standing(4, Place(4, 6))}
+    assert within(look()) == {
+        0: Standing(None, NOWHERE),
+        1: Standing(4, NOWHERE, began=NOWHERE),
+        2: Standing(4, Place(4, 6), began=NOWHERE),
+    }
 
 
 def test_a_head_that_cannot_be_read_is_none(server: PrivateServer) -> None:
     async def look() -> list[int | None]:
         looking = Looking(client(server.url))
-        await looking.begin(dict.fromkeys(range(5), 4), "store")
+        await looking.begin(dict.fromkeys(range(6), 4), "store")
         with redis.Redis.from_url(server.url) as connection:
             connection.hset(keys.head(1), "epoch", "q")
             connection.hset(keys.head(2), "fence", b"\xb1")
             connection.rename(keys.head(3), "elsewhere")
             connection.set(keys.head(3), "4")
-            heads = Bulk(connection).heads(range(5))
-            assert [head.epoch for head in heads.values()] == [4, 0, 0, 0, 4]
-        found = await looking.standings(range(5))
+            connection.hset(keys.head(4), "epoch", 2**53)
+            heads = Bulk(connection).heads(range(6))
+            assert [head.epoch for head in heads.values()] == [4, 0, 0, 0, 0, 4]
+        found = await looking.standings(range(6))
         await looking.close()
         return [standing.epoch for standing in found.values()]
 
-    assert within(look()) == [4, None, None, None, 4]
+    assert within(look()) == [4, None, None, None, None, 4]
 
 
 @pytest.mark.parametrize("refusal", ["BUSY Redis is busy running a script", "NOPERM this user has no permissions"])

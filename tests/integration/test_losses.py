@@ -1,7 +1,8 @@
 """What Redis had forgotten is told, but nobody waits until millions of entries are counted."""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -9,27 +10,26 @@ import redis
 import redis.asyncio
 from sqlalchemy import NullPool, create_engine, text
 
-from gateway.epochs import Epochs, begin_where_lost
+from gateway import epochs as epochs_module
+from gateway.epochs import Epochs, Looks, begin_where_lost
 from ledger import losses, shards
 from ledger.store import Store
+from quota import keys
 from quota.acknowledged import Acknowledged, Told
+from quota.bulk import Bulk
 from quota.errors import CountersUnavailable, LedgerUnavailable
 from quota.journal import Place
-from quota.lives import NOWHERE, Looking, Standing
-from tests.conftest import Database, Stores
-from tests.integration.counting import within
+from quota.lives import NOWHERE, Lives, Looking, Standing
+from tests.conftest import SHARDS, Database, Stores
+from tests.integration.counting import counting, within
 from tests.integration.pipeline import Pipeline
 
-
-@pytest.fixture
-def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline]:
-    with Pipeline.on(connection, database) as pipeline:
-        yield pipeline
+NO_LEDGER = "postgresql+psycopg://nobody:nothing@127.0.0.1:1/nothing"
 
 
 def begun(pipeline: Pipeline, found: dict[int, Standing], told: dict[int, Place]) -> dict[int, int]:
     """The epochs that begin."""
-    return pipeline.call(losses.begin_epochs, found, dict.fromkeys(found, NOWHERE) | told)
+    return pipeline.call(losses.begin_epochs, found, dict.fromkeys(found, NOWHERE) | told)[0]
 
 
 def told(pipeline: Pipeline) -> dict[str, Any]:
@@ -105,6 +105,58 @@ def test_an_older_file_in_which_an_empty_shard_was_empty_has_forgotten_nothing(p
     pipeline.call(shards.take_epoch, 3, 2)
     assert begun(pipeline, {3: Standing(1, NOWHERE)}, {}) == {3: 3}
     assert pipeline.incidents() == []
+
+
+@pytest.mark.parametrize("head", ["of an unused shard", "after an epoch", "ahead"])
+def test_a_journal_that_is_something_else_goes_whatever_the_ledger_has_of_its_shard(
+    pipeline: Pipeline, stores: Stores, database: Database, head: str
+) -> None:
+    """Else no shard's entries are drained."""
+    pipeline.shard.open(limit=None)
+    if head != "of an unused shard":
+        pipeline.shard.consume(pipeline.shard.step(2))
+        pipeline.drained()
+
+    async def look() -> int:
+        store, looking = Store(database.application_url), Looking(redis.asyncio.Redis.from_url(stores.redis_url))
+        begun = await begin_where_lost(looking, store, {3: NOWHERE}, await looking.standings([3]))
+        await looking.close()
+        await store.close()
+        return begun
+
+    if head == "after an epoch":
+        pipeline.connection.flushall()
+    within(look())
+    if head == "ahead":
+        pipeline.connection.hset(keys.head(3), "epoch", 7)
+    pipeline.connection.delete(keys.journal(3))
+    pipeline.connection.set(keys.journal(3), "no stream")
+    assert Bulk(pipeline.connection).heads([3])[3].epoch == 0  # nothing is brought in until it is mended
+    assert (within(look()), within(look())) == (1, 0)
+    assert (pipeline.connection.exists(keys.journal(3)), pipeline.drained()) == (0, 0)
+
+
+def test_a_gateway_is_not_ready_while_a_journal_is_something_else_and_its_epoch_cannot_begin(
+    pipeline: Pipeline, stores: Stores, database: Database
+) -> None:
+    pipeline.shard.open(limit=None)
+    pipeline.connection.set(keys.journal(3), "no stream")
+
+    async def ask() -> None:
+        async with counting(stores.redis_url) as (counters, client):
+            for url, refusal in (
+                (NO_LEDGER, "journal of shard 3 in Redis is something"),
+                (database.application_url, ""),
+            ):
+                looking, store = Looking(client), Store(url)
+                looks = Looks(counters, looking, Lives(), store, shard_count=SHARDS, most_waiting=10)
+                with pytest.raises(LedgerUnavailable) if refusal else nullcontext():
+                    await looks.look()
+                with pytest.raises(CountersUnavailable, match=refusal) if refusal else nullcontext():
+                    await counters.ping()
+                await store.close()
+
+    within(ask())
 
 
 class Looked(Looking):
@@ -194,6 +246,33 @@ def test_requests_that_find_a_shard_lost_one_after_the_other_begin_its_epoch_onc
 
     assert within(ask()) == 1
     assert [kind for _, kind, _ in pipeline.incidents()] == ["lost"]
+
+
+class Hanging(Crowded):
+    """Finds out nothing."""
+
+    async def standings(self, shards: Sequence[int]) -> dict[int, Standing]:
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets it")
+
+
+def test_a_request_that_comes_while_others_wait_for_an_epoch_waits_no_longer_than_they_do(
+    stores: Stores, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its turn comes after theirs."""
+    monkeypatch.setattr(epochs_module, "DEADLINE_S", 0.05)
+
+    async def ask() -> None:
+        store, looking = Store(database.application_url), Hanging(redis.asyncio.Redis.from_url(stores.redis_url))
+        epochs = Epochs(looking, store, Acknowledged())
+        told = await asyncio.gather(*[epochs.begin(shard) for shard in (3, 4)], return_exceptions=True)
+        assert [type(each) for each in told] == [LedgerUnavailable] * 2
+        with pytest.raises(LedgerUnavailable):
+            await epochs.begin(5)
+        await looking.close()
+        await store.close()
+
+    within(ask(), 10)
 
 
 def test_a_redis_that_refuses_to_write_is_told_of_once(pipeline: Pipeline, stores: Stores, database: Database) -> None:

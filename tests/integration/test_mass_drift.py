@@ -1,6 +1,13 @@
 """A mass drift is told and not "corrected"; and what runs found is kept for a while."""
 
+import json
+from pathlib import Path
+
+from click.testing import CliRunner
+
 from ledger import reconciliations
+from quotagate.cli import main
+from tests.conftest import Database, Stores
 from tests.integration.accounts_apart import Members
 from tests.integration.pipeline import Pipeline
 from workers.guard import Guard
@@ -38,6 +45,30 @@ def test_one_more_and_nothing_is_corrected_but_told(pipeline: Pipeline) -> None:
     assert told == {"reason": reason, "what_to_do": WHAT_TO_DO, "drifted": 6, "compared": 61}
     assert sorted(members.used(number) for number in range(6)) == [2, 2, 2, 4, 4, 4]
     assert members.corrections() == []
+
+
+def test_what_was_refused_is_seen_over_http_and_in_the_history(
+    pipeline: Pipeline, stores: Stores, database: Database, tmp_path: Path
+) -> None:
+    tampered(pipeline, 60, 6)
+    run, _ = reconcile(pipeline, most=5).run_once(), reconcile(pipeline).run_once()
+    reason = "6 accounts drifted, and at most 5 are corrected"
+    shown = run.to_document()
+    assert (shown["missing"], shown["refusal"]) == (0, reason)
+    environment = {"QUOTAGATE_REDIS_URL": stores.redis_url, "QUOTAGATE_DATABASE_URL": database.application_url}
+
+    def history(*options: str) -> list[str]:
+        told = CliRunner().invoke(main, ["reconcile", "--data", str(tmp_path), "--history", *options], env=environment)
+        assert told.exit_code == 0, told.output
+        return told.stdout.splitlines()
+
+    one, why, other = history("5")
+    assert "61 accounts compared, 6 drifted, 0 missing, 0 corrected" in one
+    assert why == f"  {reason}"
+    assert "6 drifted, 0 missing, 6 corrected" in other
+    assert len(history("1")) == 1
+    assert [json.loads(line)["refusal"] for line in history("5", "--json")] == [reason, None]
+    assert pipeline.rows("SELECT count(*) FROM reconciliations") == [(2,)]
 
 
 def test_a_large_share_is_not_corrected_either(pipeline: Pipeline) -> None:

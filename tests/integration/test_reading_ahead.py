@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from ledger import shards
 from quota import keys, protocol
 from quota.journal import Item, Place
 from tests.conftest import Database
@@ -59,6 +60,7 @@ def test_each_entry_is_read_once(pipeline: Pipeline, monkeypatch: pytest.MonkeyP
 def test_what_redis_has_lost_meanwhile_is_not_used(pipeline: Pipeline) -> None:
     drain = begun(pipeline)
     pipeline.connection.flushall()
+    pipeline.call(shards.take_epoch, 3, 2)
     pipeline.shard.run(protocol.begin_epoch(3, 2, ""))
     pipeline.shard.provision(pipeline.shard.opening(limit=None, used=BATCH, entry=f"1-{BATCH - 1}"), epoch=2)
     pipeline.shard.consume(pipeline.shard.step(7))

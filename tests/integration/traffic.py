@@ -7,7 +7,7 @@ rolled, refunds are put together from what the ledger says of a receipt.
 import random
 from dataclasses import dataclass, field, replace
 
-from ledger import accounts, grants, holds, receipts
+from ledger import accounts, grants, holds, receipts, shards
 from ledger.store import ALL_TENANTS, transaction
 from quota import keys, protocol
 from quota.entitlement import Entitlement
@@ -156,6 +156,7 @@ class Traffic:
         self.pipeline.connection.flushall()
         self.shard.set_clock(now_ms)
         self.epoch += 1
+        self.pipeline.call(shards.take_epoch, 3, self.epoch)
         self.shard.run(protocol.begin_epoch(3, self.epoch, ""))
         for metric in self.offers:
             assert self.shard.provision(self.opening(metric), epoch=self.epoch) == "provisioned"
