@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from quotagate.plain_commands import counted
+
 Show = Callable[[list[Any]], None]
 
 
@@ -29,10 +31,10 @@ CHAIN_WORDS = {
 def chain_line(found: dict[str, Any], carried: int) -> str:
     """What became of the chains."""
     archived = f", {found['archived']:,} in archives" if found["archived"] else ""
-    begun = f"; {carried:,} archived entries are in the sums" if carried else ""
+    begun = f"; {counted(carried, 'archived entry is', 'archived entries are')} in the sums" if carried else ""
     return (
-        f"{found['links']:,} links: {found['linked']:,} entries compared{archived}, {found['unlinked']:,} not linked "
-        f"yet{begun}"
+        f"{counted(found['links'], 'link')}: {counted(found['linked'], 'entry', 'entries')} compared{archived}, "
+        f"{found['unlinked']:,} not linked yet{begun}"
     )
 
 
@@ -77,7 +79,7 @@ def balance_line(found: dict[str, Any]) -> str:
     window = f"{period['kind']} {period['start']} to {period['end']}" if period["end"] else period["kind"]
     held = f", {found['held']:,} held" if found.get("held") else ""
     account = f"{found['tenant']} {found['subject']} {found['metric']}"
-    entries = f"{found['entries']:,} entries up to {found['last_entry']}"
+    entries = f"{counted(found['entries'], 'entry', 'entries')} up to {found['last_entry']}"
     return f"{account}, {window}: {found['used']:,} used{held}, by {entries}"
 
 
