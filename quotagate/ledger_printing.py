@@ -86,11 +86,11 @@ def balance_line(found: dict[str, Any]) -> str:
 def simulated_line(found: dict[str, Any]) -> str:
     """Of one subject."""
     told = [
-        f"{each['denied']:,} times by the {each['limit']} limit of {each['metric']} ({each['units']:,} units), first "
-        f"{each['first_at']}, last {each['last_at']}"
+        f"{counted(each['denied'], 'time')} by the {each['limit']} limit of {each['metric']} "
+        f"({counted(each['units'], 'unit')}), first {each['first_at']}, last {each['last_at']}"
         for each in found["limits"]
     ]
     words = [f"denied {'; '.join(told)}"] if told else []
     if found["denied_no_more"]:
-        words.append(f"{found['denied_no_more']:,} of {found['denied_before']:,} denials would have been none")
+        words.append(f"{found['denied_no_more']:,} of {counted(found['denied_before'], 'denial')} would have been none")
     return f"{found['subject']}: {'; '.join(words)}"
