@@ -86,7 +86,8 @@ def _of_the_ledgers(kind: str, detail: Mapping[str, Any]) -> str:
         has = Place.parsed(detail["ledger_has"])
         return "the ledger had nothing of this shard" if has == NOWHERE else f"the ledger had all up to {has}"
     if counted:
-        return f"Redis had forgotten {counted:,} entries of the ledger's" + ("" if is_all else ", and more")
+        entries = "entry" if counted == 1 else "entries"
+        return f"Redis had forgotten {counted:,} {entries} of the ledger's" + ("" if is_all else ", and more")
     if is_all:
         return "Redis had forgotten nothing that the ledger had"
     return "how much Redis had forgotten is not known: as many entries as are counted were counted in other shards"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from quota.errors import CountersUnavailable, QuotagateError
 from quota.settings import Settings
 from quotagate.operator import stores
+from quotagate.plain_commands import counted
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
@@ -133,8 +134,8 @@ async def _journal(looked: Looked) -> list[str]:
     found = []
     if waiting * JOURNAL_PART > most:
         found.append(
-            f"{waiting:,} entries wait for the ledger, of {most:,} that may (QUOTAGATE_JOURNAL_ENTRIES): then requests "
-            f"are refused; {ARE_THEY_RUNNING}"
+            f"{counted(waiting, 'entry waits', 'entries wait')} for the ledger, of {most:,} that may "
+            f"(QUOTAGATE_JOURNAL_ENTRIES): then requests are refused; {ARE_THEY_RUNNING}"
         )
     late_s = await asyncio.to_thread(_late_s, looked.settings, offsets)
     if late_s >= LATE_AFTER_S:
@@ -188,8 +189,9 @@ async def _incidents(looked: Looked) -> list[str]:
     found: list[str] = []
     last = await store.run(ALL_TENANTS, reconciliations.last)
     for each in await store.run(ALL_TENANTS, incidents.of_the_last, looked.incidents_h):
+        noun = "incident" if each.incidents == 1 else "incidents"
         told = (
-            f"{each.incidents:,} incidents `{each.kind}` in the last {looked.incidents_h} h, the newest at "
+            f"{each.incidents:,} {noun} `{each.kind}` in the last {looked.incidents_h} h, the newest at "
             f"{each.newest_at:%Y-%m-%d %H:%M:%S %Z} (table incidents, id {each.newest_id}): "
         )
         if incidents.has_healed(each, last):

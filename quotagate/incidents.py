@@ -12,6 +12,7 @@ from ledger.incidents import WHAT_TO_DO, Incident
 from ledger.store import ALL_TENANTS, connect, transaction
 from quota.periods import to_rfc3339
 from quotagate.operator import stores
+from quotagate.plain_commands import counted
 
 SHOWN_ACCOUNTS = 10
 
@@ -49,7 +50,7 @@ def _lines(incident: Incident) -> Iterator[str]:
     for sentence in incidents.what_was_lost(incident.kind, incident.detail):
         yield f"    {sentence}"
     for account in accounts[:SHOWN_ACCOUNTS]:
-        yield f"    {account['tenant']} {account['subject']} {account['metric']}: {account['units']:,} units"
+        yield f"    {account['tenant']} {account['subject']} {account['metric']}: {counted(account['units'], 'unit')}"
     if len(accounts) > SHOWN_ACCOUNTS:
         yield f"    … and {len(accounts) - SHOWN_ACCOUNTS:,} more accounts (--json names them)"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from quotagate.plain_commands import EXIT_FOUND, data_option, plainly
+from quotagate.plain_commands import EXIT_FOUND, counted, data_option, plainly
 
 tenant_option = click.option("--tenant", help="Only this tenant's accounts.")
 subject_option = click.option("--subject", help="Only this subject's; needs --tenant.")
@@ -96,10 +96,14 @@ def verify(
         left_out = result["differing"] + result["told"] - len(result["differences"])
         if left_out:
             click.echo(f"… and {left_out:,} more")
-        told = f", and {result['told']:,} lines that were told of and put right" if result["told"] else ""
+        told = (
+            f", and {counted(result['told'], 'line that was', 'lines that were')} told of and put right"
+            if result["told"]
+            else ""
+        )
         click.echo(
-            f"{result['entries']:,} entries and {result['balances']:,} balances of {result['accounts']:,} accounts "
-            f"verified: {result['differing']:,} differences{told}"
+            f"{counted(result['entries'], 'entry', 'entries')} and {counted(result['balances'], 'balance')} of "
+            f"{counted(result['accounts'], 'account')} verified: {counted(result['differing'], 'difference')}{told}"
         )
         if "chain" in result:
             click.echo(chain_line(result["chain"], result["carried"]))
@@ -146,8 +150,8 @@ def replay(
         return
     result = done.result
     click.echo(
-        f"{result['balances']:,} balances of {result['accounts']:,} accounts from {result['entries']:,} entries "
-        f"up to {result['at']}: {result['used']:,} units used"
+        f"{counted(result['balances'], 'balance')} of {counted(result['accounts'], 'account')} from "
+        f"{counted(result['entries'], 'entry', 'entries')} up to {result['at']}: {counted(result['used'], 'unit')} used"
     )
 
 
@@ -211,7 +215,7 @@ def export(
         done = run_job(
             os.environ, data, "export", asked, resume=resume, is_quiet=False, archived=archived, output=written
         )
-    click.echo(f"{done.result['entries']:,} entries", err=True)
+    click.echo(counted(done.result["entries"], "entry", "entries"), err=True)
 
 
 @ledger.command()
@@ -256,9 +260,10 @@ def simulate(
         done.print_summary("listed")
     else:
         click.echo(
-            f"{result['subjects']:,} subjects, {result['entries']:,} entries: {result['subjects_denied']:,} subjects "
-            f"would have been denied {result['denied']:,} times; {result['denied_no_more']:,} of "
-            f"{result['denied_before']:,} denials would have been none"
+            f"{counted(result['subjects'], 'subject')}, {counted(result['entries'], 'entry', 'entries')}: "
+            f"{counted(result['subjects_denied'], 'subject')} would have been denied "
+            f"{counted(result['denied'], 'time')}; {result['denied_no_more']:,} of "
+            f"{counted(result['denied_before'], 'denial')} would have been none"
         )
     sys.exit(EXIT_FOUND if result["denied"] else 0)
 
@@ -283,7 +288,8 @@ def archive(*, before: str, out: Path, drop: bool, data: Path, as_json: bool) ->
         click.echo(json.dumps(done))
         return
     for each in done["archived"]:
-        click.echo(f"{each['month']}: {each['entries']:,} entries archived to {out}, sha256 {each['sha256']}")
+        archived = counted(each["entries"], "entry", "entries")
+        click.echo(f"{each['month']}: {archived} archived to {out}, sha256 {each['sha256']}")
     for month in done["dropped"]:
         click.echo(f"{month}: its table was dropped")
     if not done["archived"] and not done["dropped"]:

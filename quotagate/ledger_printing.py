@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from quotagate.plain_commands import counted
+
 Show = Callable[[list[Any]], None]
 
 
@@ -29,10 +31,10 @@ CHAIN_WORDS = {
 def chain_line(found: dict[str, Any], carried: int) -> str:
     """What became of the chains."""
     archived = f", {found['archived']:,} in archives" if found["archived"] else ""
-    begun = f"; {carried:,} archived entries are in the sums" if carried else ""
+    begun = f"; {counted(carried, 'archived entry is', 'archived entries are')} in the sums" if carried else ""
     return (
-        f"{found['links']:,} links: {found['linked']:,} entries compared{archived}, {found['unlinked']:,} not linked "
-        f"yet{begun}"
+        f"{counted(found['links'], 'link')}: {counted(found['linked'], 'entry', 'entries')} compared{archived}, "
+        f"{found['unlinked']:,} not linked yet{begun}"
     )
 
 
@@ -77,18 +79,18 @@ def balance_line(found: dict[str, Any]) -> str:
     window = f"{period['kind']} {period['start']} to {period['end']}" if period["end"] else period["kind"]
     held = f", {found['held']:,} held" if found.get("held") else ""
     account = f"{found['tenant']} {found['subject']} {found['metric']}"
-    entries = f"{found['entries']:,} entries up to {found['last_entry']}"
+    entries = f"{counted(found['entries'], 'entry', 'entries')} up to {found['last_entry']}"
     return f"{account}, {window}: {found['used']:,} used{held}, by {entries}"
 
 
 def simulated_line(found: dict[str, Any]) -> str:
     """Of one subject."""
     told = [
-        f"{each['denied']:,} times by the {each['limit']} limit of {each['metric']} ({each['units']:,} units), first "
-        f"{each['first_at']}, last {each['last_at']}"
+        f"{counted(each['denied'], 'time')} by the {each['limit']} limit of {each['metric']} "
+        f"({counted(each['units'], 'unit')}), first {each['first_at']}, last {each['last_at']}"
         for each in found["limits"]
     ]
     words = [f"denied {'; '.join(told)}"] if told else []
     if found["denied_no_more"]:
-        words.append(f"{found['denied_no_more']:,} of {found['denied_before']:,} denials would have been none")
+        words.append(f"{found['denied_no_more']:,} of {counted(found['denied_before'], 'denial')} would have been none")
     return f"{found['subject']}: {'; '.join(words)}"

@@ -137,9 +137,9 @@ def run_catalog_apply(
     if not result["changes"]:
         print(f"Nothing differs from version {result['version']}.")
     elif dry_run:
-        print(f"{len(result['changes'])} changes, none applied (dry run).")
+        print(f"{counted(len(result['changes']), 'change')}, none applied (dry run).")
     else:
-        print(f"{len(result['changes'])} changes applied: version {result['version']}.")
+        print(f"{counted(len(result['changes']), 'change')} applied: version {result['version']}.")
 
 
 def run_catalog_show(environment: Mapping[str, str], data: Path, tenant: str) -> None:

@@ -10,6 +10,7 @@ from rich.progress import Progress, TextColumn
 
 from quota.errors import InvalidRequest
 from quotagate.operator import stores
+from quotagate.plain_commands import counted
 
 
 def run_rebuild(
@@ -41,7 +42,7 @@ def run_rebuild(
     if as_json:
         print(json.dumps({"accounts": done.accounts, "outcomes": done.outcomes, "complete": done.is_complete}))
         return done.is_complete
-    print(f"{done.accounts:,} accounts looked at, {done.outcomes['provisioned']:,} brought in again")
+    print(f"{counted(done.accounts, 'account')} looked at, {done.outcomes['provisioned']:,} brought in again")
     for outcome, accounts in sorted(done.outcomes.items()):
         if outcome != "provisioned":
             print(f"  {accounts:,} could not be: {_WHY.get(outcome, outcome)}")

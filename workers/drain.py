@@ -5,12 +5,14 @@ journal trimmed. So a drain may die anywhere, run twice or run beside another on
 a time the only one for that shard, and is taken before the journal is read.
 """
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
+from redis.exceptions import ResponseError
 from sqlalchemy import Connection, Engine
 
 from ledger import chain, entries, holds, losses, reconciliations, shards
@@ -27,7 +29,8 @@ MAX_SINGLE_ENTRIES = 1_000
 TIDY_EVERY_S = 1.0
 WAIT_MS = 250
 """How long one blocking read may hold on, so that a stop is heard soon."""
-
+REFUSED = re.compile("(MISCONF|NOREPLICAS) ")
+"""How Redis says that it takes no writes: it cannot write to its disk, or has not enough replicas."""
 LOCKED_PAUSE_S = 0.02
 """Another drain holds every shard that has something: it will be through in about this time."""
 KEY_RETENTION_S = 86_400
@@ -65,6 +68,7 @@ class Drain:
         self._key_retention_s = key_retention_s
         self._ahead = ReadingAhead(journal)
         self._accounts = Accounts(journal.connection)
+        self._untrimmed: dict[int, Item] = {}
         with transaction(engine, ALL_TENANTS) as connection:
             self._offsets = shards.offsets(connection)
             self._store_id = shards.store_id(connection)
@@ -122,8 +126,7 @@ class Drain:
             each.log()
         self._offsets |= found.through
         self._tidy_at, tidy_at = 0.0, self._tidy_at  # should this be killed before it has trimmed
-        for shard, item in found.looked_at.items():
-            self._journal.trim(shard, item)
+        self._trim(found.looked_at)
         self._tidy_at = tidy_at
         if not found.looked_at:
             return None
@@ -135,7 +138,7 @@ class Drain:
         inserted = lag_ms = 0
         for shard in waiting:
             for _ in range(MAX_SINGLE_ENTRIES):
-                first = self._journal.beginnings([shard]).get(shard)
+                first = next((Place.parsed(name.decode()) for name, _ in self._next(shard)), None)
                 try:
                     drained = self._move([shard], 1)
                 except entries.Unacceptable as error:
@@ -150,7 +153,7 @@ class Drain:
         """Sets aside the first entry of a journal, unless another drain has dealt with it meanwhile."""
         with transaction(self._engine, ALL_TENANTS) as connection:
             offset = shards.lock(connection, [shard]).get(shard)
-            items = self._journal.read(shard, BEGINNING, 1)
+            items = self._next(shard)
             if offset is None or not items or Place.parsed(items[0][0].decode()) != first:
                 return
             place = self._set_aside(connection, shard, items[0], reason)
@@ -158,7 +161,31 @@ class Drain:
         for each in lost:
             each.log()
         self._offsets[shard] = max(place, offset)
-        self._journal.trim(shard, items[0])
+        self._trim({shard: items[0]})
+
+    def _trim(self, looked_at: dict[int, Item]) -> None:
+        """Forgets what was looked at, or keeps in mind how far that is, where Redis takes no writes: what follows is
+        read and booked all the same, since all of it may be lost with that Redis."""
+        for shard, item in (self._untrimmed | looked_at).items():
+            try:
+                self._journal.trim(shard, item)
+            except ResponseError as error:
+                if not REFUSED.match(str(error)):
+                    raise
+                if not self._untrimmed:
+                    log.warning("what the ledger has cannot be trimmed", reason=first_line(error))
+                self._untrimmed[shard] = item
+            else:
+                self._untrimmed.pop(shard, None)
+
+    def _looked_through(self, shard: int) -> Place:
+        """After which place a journal is to be read: normally it begins with the first entry that is not in the ledger,
+        or with what Redis gave out again at places before."""
+        item = self._untrimmed.get(shard)
+        return BEGINNING if item is None else Place.parsed(item[0].decode())
+
+    def _next(self, shard: int) -> list[Item]:
+        return self._journal.read(shard, self._looked_through(shard), 1)
 
     def _advance(self, connection: Connection, through: dict[int, Place]) -> list[losses.Loss]:
         """Moves the offsets of shards. An epoch that the ledger has not heard of began in Redis, and what gave it out
@@ -178,8 +205,7 @@ class Drain:
         for shard, offset in offsets.items():
             last, old = offset, []
             aside: set[str] | None = None  # asked for only where something lies at places that were passed
-            # From its beginning: normally that is the first entry which the ledger has not got.
-            lines = ahead.get(shard) or lines_after(self._journal, shard, BEGINNING, share)
+            lines = ahead.get(shard) or lines_after(self._journal, shard, self._looked_through(shard), share)
             if len(lines) >= share > 1:
                 goes_on[shard] = lines[share - 1].place
             for place, item, entry, row in lines[:share]:

@@ -100,14 +100,14 @@ def test_it_says_so_in_words_as_well(
     do(owner, RUN.format("NULL").replace("1, 1, 0", "1, 0, 0").replace("now()", "clock_timestamp()"))
     assert run_doctor(urls, tmp_path, incidents_h=24, as_json=False) == 0
     note, verdict = capsys.readouterr().out.splitlines()
-    assert note.startswith("· 1 incidents `lost` in the last 24 h") and verdict.startswith("✓ ")
+    assert note.startswith("· 1 incident `lost` in the last 24 h") and verdict.startswith("✓ ")
 
 
 def test_whichever_store_is_away_hides_nothing_of_the_other(doctor: Doctor, owner: Engine) -> None:
     do(owner, "INSERT INTO incidents (shard, kind, detail) VALUES (1, 'gap', '{}')")
     counters, gap = doctor(redis_url=NOBODY)
     assert counters.startswith("Redis cannot be reached: ")
-    assert "1 incidents `gap` in the last 24 h" in gap
+    assert "1 incident `gap` in the last 24 h" in gap
     (ledger,) = doctor(database_url=NOWHERE)
     assert "the ledger cannot be reached" in ledger
     assert len(doctor(redis_url=NOBODY, database_url=NOWHERE)) == 2

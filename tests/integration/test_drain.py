@@ -147,6 +147,41 @@ class TestDrain:
                 drain.run_once()
         assert (pipeline.drained(), pipeline.waiting()) == (0, 0)
 
+    def test_what_may_not_be_trimmed_keeps_nothing_that_follows_from_the_ledger(
+        self, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Redis refuses all writes, and whatever it has may be lost with it. It goes on to be trimmed when it can."""
+        monkeypatch.setattr(drain_module, "MAX_BATCH_ENTRIES", 5)
+        monkeypatch.setattr(drain_module, "TIDY_EVERY_S", 0.0)
+        pipeline.shard.open(limit=None).consume(*[pipeline.shard.step(1)] * 12)
+        pipeline.put("consume {now} 1 1 1 1 1 - 1 - {account} {window}".replace("{account}", "nobody's"))
+        pipeline.put("consume {now} 1 1 1 1 1 - 1 - {account} {window}")
+        drain = pipeline.drain()
+        pipeline.connection.config_set("min-replicas-to-write", 1)
+        try:
+            assert sum(drain.run_once(wait_ms=1).entries for _ in range(8)) == 13
+            assert pipeline.waiting() == 14
+        finally:
+            pipeline.connection.config_set("min-replicas-to-write", 0)
+        assert (drain.run_once().entries, pipeline.waiting(), pipeline.offset()) == (0, 0, Place(1, 13))
+        assert [(kind, detail["entry"]) for _, kind, detail in pipeline.incidents()] == [("unreadable", "1-12")]
+
+    def test_what_may_not_be_trimmed_and_cannot_be_booked_is_set_aside_once(
+        self, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(drain_module, "TIDY_EVERY_S", 0.0)
+        pipeline.shard.open(limit=None).consume(*[pipeline.shard.step(1)] * 3)
+        pipeline.put("consume {now} 1 1 1 1 1 - 1 - {account} {window}", subject="nul\x00")
+        pipeline.put("consume {now} 1 1 1 1 1 - 1 - {account} {window}")
+        drain = pipeline.drain()
+        pipeline.connection.config_set("min-replicas-to-write", 1)
+        try:
+            assert sum(drain.run_once(wait_ms=1).entries for _ in range(8)) == 4
+        finally:
+            pipeline.connection.config_set("min-replicas-to-write", 0)
+        assert (drain.run_once().entries, pipeline.waiting(), pipeline.offset()) == (0, 0, Place(1, 4))
+        assert [(kind, detail["entry"]) for _, kind, detail in pipeline.incidents()] == [("unreadable", "1-3")]
+
     @pytest.mark.parametrize("where", ["book", "advance"])
     def test_a_transaction_that_is_rolled_back_leaves_journal_and_offset(
         self, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, where: str
