@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, select, text, update
+from sqlalchemy import Connection, func, select, text, update
 
 from ledger.tables import shards
 from quota.journal import Place
@@ -94,6 +94,8 @@ def take_epoch(connection: Connection, shard: int, epoch: int) -> None:
     connection.execute(update(shards).where(shards.c.shard == shard).values(epoch=epoch))
 
 
-def leave_epoch(connection: Connection, shard: int) -> None:
-    """Ends the epoch that a shard is in: whoever looks at Redis next begins another. The row must be locked."""
-    connection.execute(update(shards).where(shards.c.shard == shard).values(epoch=shards.c.epoch + 1))
+def leave_epoch(connection: Connection, shard: int, seen: int) -> None:
+    """Ends the epoch that a shard is in, or the one that was `seen` in Redis, if that is later: whoever looks at Redis
+    next begins another. The row must be locked."""
+    ended = func.greatest(shards.c.epoch, seen)
+    connection.execute(update(shards).where(shards.c.shard == shard).values(epoch=ended + 1))

@@ -145,6 +145,19 @@ def test_a_head_that_says_an_epoch_which_no_ledger_has_is_none(scene: Scene, epo
     assert scene.pipeline.connection.hget(keys.head(3), "epoch") == b"2"
 
 
+def test_a_gap_in_an_epoch_that_nobody_heard_of_begins_the_one_after_it(scene: Scene) -> None:
+    scene.empty()
+    scene.begin_unheard()
+    scene.go_on(20, "1-9")
+    scene.pipeline.shard.consume(*[scene.pipeline.shard.step(5)] * 2)
+    scene.pipeline.connection.xdel(keys.journal(3), "2-1")
+    scene.pipeline.drained()
+    scene.look()
+    assert [kind for _, kind, _ in scene.pipeline.incidents()] == ["gap", "arithmetic", "rewound"]
+    assert scene.pipeline.connection.hget(keys.head(3), "epoch") == b"4"
+    assert scene.pipeline.call(shards.standings, [3])[3] == (4, Place(2, 2))
+
+
 def test_an_epoch_that_callers_were_told_of_is_not_begun_again(scene: Scene) -> None:
     """It was never committed, and Redis was emptied once more: its places were given out, and are not given twice."""
     told = {3: Place(2, 4)}
