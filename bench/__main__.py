@@ -10,7 +10,7 @@ from bench import drain, http, ledger_report, rebuild, report, scripts
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
 REPEAT = """\
-Repeat with `make bench` (about five minutes). Absolute figures are noise on a machine that does other things too;
+Repeat with `make bench` (about nine minutes). Absolute figures are noise on a machine that does other things too;
 ratios, CPU a request and the order of things are less so. Rounds are interleaved, figures are medians, ratios are
 medians of each round's own ratio, and `spread` is half of the middle half of the rounds. Everything ran on the cores
 named above, the load client included."""
@@ -59,7 +59,7 @@ tenant."""
 
 
 def _ledger(quick: bool) -> list[str]:
-    rounds, entries, accounts = (1, 2_000, 500) if quick else (5, 120_000, 20_000)
+    rounds, entries, accounts = (1, 2_000, 500) if quick else (3, 100_000, 20_000)
     moved = drain.measure(rounds, entries, accounts)
     rebuilt = rebuild.measure_rebuild(1, 2_000) if quick else rebuild.measure_rebuild(5, 200_000)
     reset = rebuild.measure_reset(1_000 if quick else 50_000)
