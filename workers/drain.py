@@ -221,7 +221,7 @@ class Drain:
                     old.append(entry)
                     continue
                 if not place.follows(last):
-                    self._tell_of_loss(connection, shard, place, "gap", {"after": str(last), "found": str(place)})
+                    self._tell_of_loss(connection, shard, "gap", place, {"after": str(last), "found": str(place)})
                 found.batch.append(entry)
                 found.rows.append(row)
                 last = place
@@ -233,7 +233,7 @@ class Drain:
         self._ahead.begin(goes_on, share)
         return found
 
-    def _tell_of_loss(self, connection: Connection, shard: int, seen: Place, kind: str, detail: dict[str, Any]) -> None:
+    def _tell_of_loss(self, connection: Connection, shard: int, kind: str, seen: Place, detail: dict[str, Any]) -> None:
         """What Redis counts is not what the ledger can know: the shard begins an epoch, and its accounts are brought in
         anew. The gateways see that within two seconds (gateway/epochs.py)."""
         log.error("the journal is not what the ledger must follow", shard=shard, kind=kind, **detail)
@@ -246,7 +246,7 @@ class Drain:
         for shard in sorted({entry.shard for entry in forked}):
             places = [entry.place for entry in forked if entry.shard == shard]
             detail = {"from": str(min(places)), "through": str(max(places)), "entries": len(places)}
-            self._tell_of_loss(connection, shard, max(places), "fork", detail)
+            self._tell_of_loss(connection, shard, "fork", max(places), detail)
         stage(connection, forked)
         entries.book(connection, forked, self._key_retention_s)
         unstage(connection)

@@ -78,12 +78,18 @@ def test_every_metric_of_ours_is_registered_under_our_name() -> None:
     }
 
 
+PLACE_OF_KIND = {"add_incidents": 2, "_tell_of_loss": 2, "Loss": 1}
+
+
 def kinds_in(path: Path) -> set[str]:
     """The kinds of incidents that a file writes down, where it names them itself."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in {"add_incidents", "_tell_of_loss"}:
-            kind = node.args[2]
+        if not isinstance(node, ast.Call):
+            continue
+        place = PLACE_OF_KIND.get(getattr(node.func, "attr", getattr(node.func, "id", "")))
+        if place is not None:
+            kind = node.args[place]
             found |= {each.value for each in ast.walk(kind) if isinstance(each, ast.Constant) and each.value}
             if isinstance(kind, ast.Name):
                 for other in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
