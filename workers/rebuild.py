@@ -22,7 +22,7 @@ from quota.keys import AccountName
 from workers.bringing_in import BringingIn
 
 PAGE_ACCOUNTS = 2_000
-PAGES_AT_ONCE = 3
+PAGES_AT_ONCE = 5
 BEFORE_ALL = AccountName("", "", "")
 
 log = structlog.get_logger()
