@@ -16,7 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from gateway import catalog, grants, jobs, levels, openapi, ops, reports, subjects
+from gateway import api_keys, catalog, grants, jobs, levels, openapi, ops, reports, subjects
 from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.batch import Batch
@@ -217,6 +217,9 @@ def routed(gateway: Gateway, parts: Parts) -> Litestar:
             reports.read_statement,
             reports.list_entries,
             reports.list_periods,
+            api_keys.create_api_key,
+            api_keys.list_api_keys,
+            api_keys.revoke_api_key,
             ops.read_reconciliation,
             jobs.start_job,
             jobs.read_job,
@@ -226,6 +229,7 @@ def routed(gateway: Gateway, parts: Parts) -> Litestar:
         ],
         dependencies={
             "store": Provide(lambda: gateway.store, sync_to_thread=False),
+            "authenticator": Provide(lambda: gateway.authenticator, sync_to_thread=False),
             "counters": Provide(lambda: gateway.counters, sync_to_thread=False),
             "admission": Provide(lambda: parts.admission, sync_to_thread=False),
             "reporting": Provide(lambda: parts.reports, sync_to_thread=False),

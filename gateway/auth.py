@@ -8,16 +8,18 @@ one query, so that a revocation reaches every gateway within a second, and check
 import asyncio
 import hmac
 import re
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ledger import api_keys
-from ledger.api_keys import KeyRecord
+from ledger.api_keys import SCOPES, KeyRecord
 from ledger.store import ALL_TENANTS, Store
 from quota.errors import Forbidden, LedgerUnavailable, Unauthenticated
 
-SCOPES = ("consume", "read", "admin", "ops")
+KEY_ID_BYTES = 6
+KEY_SECRET_BYTES = 32
 REFRESH_EVERY_S = 0.5
 FORGET_UNUSED_S = 600.0
 MAX_KEYS = 10_000
@@ -55,6 +57,11 @@ def digest_of(pepper: str, secret: str) -> bytes:
     return hmac.digest(pepper.encode(), secret.encode(), "sha256")
 
 
+def made_up_key() -> str:
+    """A new key of our own form, which nobody has seen."""
+    return f"qg_{secrets.token_hex(KEY_ID_BYTES)}_{secrets.token_urlsafe(KEY_SECRET_BYTES)}"
+
+
 class Authenticator:
     """Knows the keys that this process has seen."""
 
@@ -77,8 +84,14 @@ class Authenticator:
 
     async def ensure_admin_key(self, secret: str) -> None:
         """Makes the first key, of the tenant `default`, with every scope."""
-        digest = digest_of(self._pepper, secret)
-        await self._store.run("default", api_keys.ensure, "default", key_id_of(self._pepper, secret), digest, SCOPES)
+        key_id, digest = key_id_of(self._pepper, secret), digest_of(self._pepper, secret)
+        name = "QUOTAGATE_ADMIN_KEY"
+        await self._store.run("default", api_keys.ensure, "default", key_id, digest, SCOPES, name=name)
+
+    def made_up(self) -> tuple[str, str, bytes]:
+        """A new key: its id, the whole of it, and its digest."""
+        secret = made_up_key()
+        return key_id_of(self._pepper, secret), secret, digest_of(self._pepper, secret)
 
     async def keep_fresh(self) -> None:
         """Looks the seen keys up anew, for ever."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import secrets
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,8 +19,6 @@ from quotagate.plain_commands import counted
 
 if TYPE_CHECKING:
     from ledger.reconciliations import Reconciliation
-
-KEY_SECRET_BYTES = 32
 
 
 def stores(environment: Mapping[str, str], data: Path, *required: str) -> Settings:
@@ -158,13 +155,13 @@ def run_key_create(
 ) -> None:
     """Makes a key and prints it, once."""
     settings = stores(environment, data, "database_url", "key_pepper")
-    from gateway.auth import digest_of, key_id_of
+    from gateway.auth import digest_of, key_id_of, made_up_key
     from ledger import api_keys
     from ledger.store import connect, transaction
     from quota.identifiers import checked_identifier
 
     checked_identifier(tenant, "tenant")
-    secret = f"qg_{secrets.token_hex(6)}_{secrets.token_urlsafe(KEY_SECRET_BYTES)}"
+    secret = made_up_key()
     key_id = key_id_of(settings.key_pepper, secret)
     with transaction(connect(settings.database_url), tenant) as connection:
         api_keys.ensure(connection, tenant, key_id, digest_of(settings.key_pepper, secret), scopes)
