@@ -26,6 +26,7 @@ from gateway.epochs import Epochs, Looks
 from gateway.hot import HotPath, Route
 from gateway.in_order import ask_in_order
 from gateway.keeping import Keeping
+from gateway.key_uses import KeyUses
 from gateway.levels import Levels
 from gateway.lookups import Lookups
 from gateway.lost_replies import LostReplies
@@ -158,11 +159,12 @@ class Parts:
         self.outage = Outage(self.admission, self.keeping)
         self.settling = Settling(partial(ask_in_order, self.admission, counters), counters, store)
         self.lost_replies = LostReplies(counters, store, self.taking_back, self.keeping)
+        self.key_uses = KeyUses(store, gateway.authenticator.used_at)
         counters.on_lost = self.lost_replies.heard_of
 
     def keep_going(self) -> list[Coroutine[Any, Any, None]]:
         """What runs beside the requests for as long as the process serves."""
-        parts = (self.looks, self.taking_back, self.lost_replies, self.keeping, self.settling)
+        parts = (self.looks, self.taking_back, self.lost_replies, self.keeping, self.settling, self.key_uses)
         return [part.keep_going() for part in parts]
 
 

@@ -122,6 +122,18 @@ class TestList:
         assert [each["id"] for each in seen][1:] == made
         assert [each["revoked_at"] is None for each in seen] == [True, False, True, True, True]
 
+    def test_it_says_when_a_key_was_used_last(self, system: System, tenant: Tenant) -> None:
+        used, unused, since = make(tenant, "read"), make(tenant, "read"), in_(-1)
+        with system.client(used["secret"]) as client:
+            assert status_of(client) == 200
+
+        def noted() -> dict[str, Any]:
+            return {each["id"]: each["last_used_at"] for each in listed(tenant)}
+
+        eventually(lambda: noted()[used["id"]], "the use was noted")
+        assert since < noted()[used["id"]] < in_(0)
+        assert noted()[unused["id"]] is None
+
     def test_a_cursor_of_another_tenants_list_is_none(self, tenant: Tenant, make_tenant: MakeTenant) -> None:
         make(tenant, "read")
         cursor = tenant.client.get("/v1/api_keys", params={"limit": 1}).json()["next_cursor"]
