@@ -184,7 +184,16 @@ def revoke(connection: Connection, tenant: str, key_id: str, *, keeps_an_admin: 
 
 def rotate(connection: Connection, old: ListedKey, key: NewKey, grace_s: int) -> tuple[ListedKey, ListedKey]:
     """Makes a key in place of an old one, which expires after the grace, or when it would have; the new and the old.
-    Conflict if the old one does not live, or was replaced by one that does."""
+    Conflict as of `check_rotates`."""
+    check_rotates(connection, old)
+    made = add(connection, key, replaces=old.id)
+    ends = func.least(api_keys.c.expires_at, func.now() + timedelta(seconds=grace_s))
+    changed = update(api_keys).where(api_keys.c.id == old.id).values(expires_at=ends).returning(*_LISTED)
+    return made, _listed(connection.execute(changed).one())
+
+
+def check_rotates(connection: Connection, old: ListedKey) -> None:
+    """Conflict if the key does not live, or was replaced by one that does."""
     connection.execute(_one_at_a_time, {"name": f"quotagate.api_keys.{old.tenant}"})
     still = select(api_keys.c.id).where(api_keys.c.id == old.id, _lives)
     if connection.execute(still).one_or_none() is None:
@@ -195,10 +204,6 @@ def rotate(connection: Connection, old: ListedKey, key: NewKey, grace_s: int) ->
             f"the key {old.id} was replaced by {already} already: rotate that one, or revoke it first with "
             f"`quotagate key revoke {already}`"
         )
-    made = add(connection, key, replaces=old.id)
-    ends = func.least(api_keys.c.expires_at, func.now() + timedelta(seconds=grace_s))
-    changed = update(api_keys).where(api_keys.c.id == old.id).values(expires_at=ends).returning(*_LISTED)
-    return made, _listed(connection.execute(changed).one())
 
 
 def living_admins(connection: Connection, tenant: str) -> set[str]:

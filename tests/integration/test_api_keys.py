@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, text
@@ -11,7 +12,8 @@ from sqlalchemy.exc import DBAPIError
 from ledger import api_keys, tenants
 from ledger.api_keys import ListedKey, NewKey
 from ledger.store import ALL_TENANTS, connect, transaction
-from quota.errors import Conflict, TooMany
+from quota.errors import Conflict, TooMany, Unsafe
+from quotagate.key_running import run_key_list
 from tests.conftest import Database
 
 HOUR_S = 3_600
@@ -203,3 +205,11 @@ def test_the_application_cannot_make_a_key_mightier_or_anothers(application: Eng
     with pytest.raises(DBAPIError) as told, transaction(application, ALL_TENANTS) as connection:
         connection.execute(text("UPDATE api_keys SET " + change))
     assert getattr(told.value.orig, "sqlstate", None) == "42501"
+
+
+def test_a_command_on_an_older_schema_says_what_to_do(database: Database, owner: Engine, tmp_path: Path) -> None:
+    with owner.begin() as connection:
+        connection.execute(text("ALTER TABLE api_keys DROP COLUMN replaces"))
+    with pytest.raises(Unsafe, match="run `quotagate migrate`"):
+        environment = {"QUOTAGATE_DATABASE_URL": database.application_url}
+        run_key_list(environment, tmp_path, None, 10, is_all=True, as_json=True)
