@@ -177,6 +177,22 @@ class TestRevoke:
             assert status_of(client) == 200
 
 
+def test_a_thousand_wrong_keys_leave_the_right_one_its_way_and_no_line_in_the_log(
+    system: System, second: Gateway, tenant: Tenant
+) -> None:
+    """Ten thousand, and what they cost in queries: tests/unit/test_auth.py."""
+    log = system.data / "logs" / "second.log"
+    with second.client(tenant.key) as right, second.client("qg_0123456789ab_" + "x" * 43) as wrong:
+        assert status_of(right) == 200
+        before = log.read_text()
+        for number in range(500):
+            guess = {"authorization": f"Bearer qg_{number:012x}_{'x' * 43}"}
+            assert wrong.get("/v1/plans", headers=guess).status_code == 401
+            assert wrong.post("/v1/consume", headers=guess).status_code == 401
+        assert status_of(right) == 200
+    assert log.read_text() == before
+
+
 def test_a_secret_is_in_no_log_and_no_table(system: System, second: Gateway, tenant: Tenant) -> None:
     made = make(tenant, "read", "admin", name="kept nowhere")
     for gateway in (system, second):
