@@ -16,7 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from gateway import catalog, grants, jobs, levels, openapi, ops, reports, subjects
+from gateway import api_keys, catalog, grants, jobs, levels, openapi, ops, reports, subjects
 from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.batch import Batch
@@ -26,6 +26,7 @@ from gateway.epochs import Epochs, Looks
 from gateway.hot import HotPath, Route
 from gateway.in_order import ask_in_order
 from gateway.keeping import Keeping
+from gateway.key_uses import KeyUses
 from gateway.levels import Levels
 from gateway.lookups import Lookups
 from gateway.lost_replies import LostReplies
@@ -158,11 +159,12 @@ class Parts:
         self.outage = Outage(self.admission, self.keeping)
         self.settling = Settling(partial(ask_in_order, self.admission, counters), counters, store)
         self.lost_replies = LostReplies(counters, store, self.taking_back, self.keeping)
+        self.key_uses = KeyUses(store, gateway.authenticator.used_at)
         counters.on_lost = self.lost_replies.heard_of
 
     def keep_going(self) -> list[Coroutine[Any, Any, None]]:
         """What runs beside the requests for as long as the process serves."""
-        parts = (self.looks, self.taking_back, self.lost_replies, self.keeping, self.settling)
+        parts = (self.looks, self.taking_back, self.lost_replies, self.keeping, self.settling, self.key_uses)
         return [part.keep_going() for part in parts]
 
 
@@ -217,6 +219,9 @@ def routed(gateway: Gateway, parts: Parts) -> Litestar:
             reports.read_statement,
             reports.list_entries,
             reports.list_periods,
+            api_keys.create_api_key,
+            api_keys.list_api_keys,
+            api_keys.revoke_api_key,
             ops.read_reconciliation,
             jobs.start_job,
             jobs.read_job,
@@ -226,6 +231,7 @@ def routed(gateway: Gateway, parts: Parts) -> Litestar:
         ],
         dependencies={
             "store": Provide(lambda: gateway.store, sync_to_thread=False),
+            "authenticator": Provide(lambda: gateway.authenticator, sync_to_thread=False),
             "counters": Provide(lambda: gateway.counters, sync_to_thread=False),
             "admission": Provide(lambda: parts.admission, sync_to_thread=False),
             "reporting": Provide(lambda: parts.reports, sync_to_thread=False),

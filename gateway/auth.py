@@ -5,19 +5,22 @@ nothing: the secret has 256 random bits. Keys that were seen are kept in memory 
 one query, so that a revocation reaches every gateway within a second, and checks go on while Postgres is away.
 """
 
-import asyncio
 import hmac
 import re
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gateway.for_ever import for_ever
+from gateway.key_lookups import KeyLookups
 from ledger import api_keys
-from ledger.api_keys import KeyRecord
+from ledger.api_keys import SCOPES
 from ledger.store import ALL_TENANTS, Store
-from quota.errors import Forbidden, LedgerUnavailable, Unauthenticated
+from quota.errors import Forbidden, Unauthenticated
 
-SCOPES = ("consume", "read", "admin", "ops")
+KEY_ID_BYTES = 6
+KEY_SECRET_BYTES = 32
 REFRESH_EVERY_S = 0.5
 FORGET_UNUSED_S = 600.0
 MAX_KEYS = 10_000
@@ -55,6 +58,11 @@ def digest_of(pepper: str, secret: str) -> bytes:
     return hmac.digest(pepper.encode(), secret.encode(), "sha256")
 
 
+def made_up_key() -> str:
+    """A new key of our own form, which nobody has seen."""
+    return f"qg_{secrets.token_hex(KEY_ID_BYTES)}_{secrets.token_urlsafe(KEY_SECRET_BYTES)}"
+
+
 class Authenticator:
     """Knows the keys that this process has seen."""
 
@@ -62,7 +70,7 @@ class Authenticator:
         self._store = store
         self._pepper = pepper
         self._known: dict[bytes, Principal] = {}
-        self._lookups: dict[str, asyncio.Task[KeyRecord | None]] = {}
+        self._lookups = KeyLookups(store)
 
     async def identify(self, header: bytes | None) -> Principal:
         """The principal behind an Authorization header. Unauthenticated, LedgerUnavailable."""
@@ -72,36 +80,49 @@ class Authenticator:
         now = time.time()
         if principal.expires_at_ms is not None and now * 1000 >= principal.expires_at_ms:
             raise Unauthenticated("this API key has expired")
-        principal.used_at = now
+        principal.used_at = now  # and nothing more: it is written down beside the requests (gateway/key_uses.py)
         return principal
 
     async def ensure_admin_key(self, secret: str) -> None:
         """Makes the first key, of the tenant `default`, with every scope."""
-        digest = digest_of(self._pepper, secret)
-        await self._store.run("default", api_keys.ensure, "default", key_id_of(self._pepper, secret), digest, SCOPES)
+        key_id, digest = key_id_of(self._pepper, secret), digest_of(self._pepper, secret)
+        name = "QUOTAGATE_ADMIN_KEY"
+        await self._store.run("default", api_keys.ensure, "default", key_id, digest, SCOPES, name=name)
+
+    def made_up(self) -> tuple[str, str, bytes]:
+        """A new key: its id, the whole of it, and its digest."""
+        secret = made_up_key()
+        return key_id_of(self._pepper, secret), secret, digest_of(self._pepper, secret)
 
     async def keep_fresh(self) -> None:
-        """Looks the seen keys up anew, for ever."""
-        while True:
-            await asyncio.sleep(REFRESH_EVERY_S)
-            self._forget(time.time() - FORGET_UNUSED_S)
-            if not self._known:
-                continue
-            ids = sorted({principal.key_id for principal in self._known.values()})
-            try:
-                living = await self._store.run(ALL_TENANTS, api_keys.living, ids)
-            except LedgerUnavailable:
-                continue  # the keys that are known stay good while Postgres is away
-            for header, principal in list(self._known.items()):
-                record = living.get(principal.key_id)
-                if record is None or record.digest != principal.digest:
-                    del self._known[header]
-                else:
-                    principal.scopes, principal.expires_at_ms = record.scopes, record.expires_at_ms
+        """Looks the seen keys up anew, for ever: whatever goes wrong with it, revocations must be heard of after it."""
+        await for_ever(REFRESH_EVERY_S, "hearing of revoked keys", self.refresh)
+
+    async def refresh(self) -> None:
+        """Looks the seen keys up anew, in one query. LedgerUnavailable: those that are known stay good meanwhile."""
+        self._forget(time.time() - FORGET_UNUSED_S)
+        if not self._known:
+            return
+        ids = sorted({principal.key_id for principal in self._known.values()})
+        living = await self._store.run(ALL_TENANTS, api_keys.living, ids)
+        for header, principal in list(self._known.items()):
+            record = living.get(principal.key_id)
+            if record is None or record.digest != principal.digest:
+                del self._known[header]
+            else:
+                principal.scopes, principal.expires_at_ms = record.scopes, record.expires_at_ms
+
+    def used_at(self) -> dict[str, float]:
+        """When each key that is known was used last, in seconds since 1970, by its id."""
+        found: dict[str, float] = {}
+        for each in self._known.values():
+            if each.expires_at_ms is None or each.used_at * 1000 < each.expires_at_ms:  # else it was refused
+                found[each.key_id] = max(each.used_at, found.get(each.key_id, 0.0))
+        return found
 
     async def _verify(self, header: bytes | None) -> Principal:
         secret = _bearer(header)
-        record = await self._lookup(key_id_of(self._pepper, secret))
+        record = await self._lookups.find(key_id_of(self._pepper, secret))
         digest = digest_of(self._pepper, secret)
         # Compared in constant time, and also when there is no such key, which then takes as long.
         if not hmac.compare_digest(record.digest if record else b"\0" * 32, digest) or record is None:
@@ -112,17 +133,6 @@ class Authenticator:
         if len(self._known) < MAX_KEYS and header is not None:
             self._known[header] = principal
         return principal
-
-    async def _lookup(self, key_id: str) -> KeyRecord | None:
-        task = self._lookups.get(key_id)
-        if task is None:
-            task = self._lookups[key_id] = asyncio.create_task(self._read(key_id))
-            task.add_done_callback(lambda _: self._lookups.pop(key_id, None))
-        return await asyncio.shield(task)
-
-    async def _read(self, key_id: str) -> KeyRecord | None:
-        found = await self._store.run(ALL_TENANTS, api_keys.living, [key_id])
-        return found.get(key_id)
 
     def _forget(self, unused_since: float) -> None:
         for header, principal in list(self._known.items()):

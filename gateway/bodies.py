@@ -1,5 +1,6 @@
 """The bodies that callers send, checked at the door. No value is converted, no field is ignored."""
 
+import re
 from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Annotated, Any, Literal, TypeVar
@@ -15,6 +16,7 @@ MAX_METADATA_BYTES = 2048
 MAX_BATCH_ITEMS = 1_000
 MAX_HOLD_S = 86_400
 MAX_REASON_CHARACTERS = 500
+MAX_NAME_CHARACTERS = 100
 
 Identifier = Annotated[str, Meta(min_length=1, max_length=200, pattern=IDENTIFIER_PATTERN)]
 Amount = Annotated[int, Meta(ge=1, le=MAX_AMOUNT)]
@@ -22,7 +24,14 @@ AnyAmount = Annotated[int, Meta(ge=0, le=MAX_AMOUNT)]
 WITHOUT_NUL = {"pattern": "^[^\\u0000]*$"}
 """Said to callers here, checked below: Postgres keeps no text with that character in it."""
 Reason = Annotated[str, Meta(min_length=1, max_length=MAX_REASON_CHARACTERS, extra_json_schema=WITHOUT_NUL)]
+WITHOUT_CONTROLS = {"pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]*$"}
+"""The same for names, which people list on terminals."""
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARACTERS, extra_json_schema=WITHOUT_CONTROLS)]
 Instant = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+Scopes = Annotated[
+    list[Literal["consume", "read", "admin", "ops"]],
+    Meta(min_length=1, max_length=4, extra_json_schema={"uniqueItems": True}),
+]
 Metadata = Annotated[
     dict[
         Annotated[str, Meta(extra_json_schema=WITHOUT_NUL)],
@@ -133,7 +142,16 @@ class LevelRequest(_Body, frozen=True):
     reason: Reason
 
 
+class ApiKeyRequest(_Body, frozen=True):
+    """A key that is to be made; it expires never, if `expires_at` is left out."""
+
+    scopes: Scopes
+    name: Name | None = None
+    expires_at: Instant | None = None
+
+
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
+_control = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _fingerprint_encoder = msgspec.json.Encoder(order="deterministic")
 
 
@@ -164,6 +182,8 @@ def _check(request: _Body) -> None:
         raise InvalidRequest("reason may not hold the character U+0000", field="reason")
     if isinstance(request, ConsumeRequest):
         _check_consume(request)
+    if isinstance(request, ApiKeyRequest):
+        _check_api_key(request)
 
 
 def _check_consume(request: ConsumeRequest) -> None:
@@ -173,6 +193,21 @@ def _check_consume(request: ConsumeRequest) -> None:
         raise InvalidRequest("quantity goes with operation; a metric takes amount", field="quantity")
     if request.operation is not UNSET and request.amount is not UNSET:
         raise InvalidRequest("amount goes with metric; an operation takes quantity", field="amount")
+
+
+def _check_api_key(request: ApiKeyRequest) -> None:
+    if len(set(request.scopes)) < len(request.scopes):
+        raise InvalidRequest("name each scope once", field="scopes")
+    if request.name is not None:
+        checked_name(request.name)
+
+
+def checked_name(name: str) -> str:
+    """The same name, or InvalidRequest."""
+    if not 1 <= len(name) <= MAX_NAME_CHARACTERS or _control.search(name):
+        words = f"a name has 1 to {MAX_NAME_CHARACTERS} characters, and no control characters among them"
+        raise InvalidRequest(words, field="name")
+    return name
 
 
 def _check_metadata(metadata: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from gateway.answers import QUOTA_EXCEEDED_TYPE
 from gateway.problems import STATUS_OF_CODE
+from ledger.api_keys import SCOPES
 from quota.catalog import PERIODS_BY_LENGTH
 from quota.entitlement import SUBSCRIPTION_STATUSES
 from quota.identifiers import IDENTIFIER_PATTERN, MAX_AMOUNT
@@ -218,6 +219,26 @@ def _of_resources() -> Schema:
     }
 
 
+def _of_keys() -> Schema:
+    key = {
+        "id": IDENTIFIER,
+        "tenant": IDENTIFIER,
+        "name": or_null(TEXT),
+        "scopes": array({"enum": list(SCOPES)}, minItems=1, uniqueItems=True),
+        "created_at": INSTANT,
+        "created_by": or_null({**TEXT, "description": "The id of the key that made it, `cli` or `settings`"}),
+        "expires_at": or_null(INSTANT),
+        "last_used_at": or_null({**INSTANT, "description": "To about a minute"}),
+        "revoked_at": or_null(INSTANT),
+        "replaces": or_null({**TEXT, "description": "The id of the key that it was made in place of"}),
+    }
+    return {
+        "ApiKey": closed(key),
+        "ApiKeys": closed({"items": array(reference("ApiKey")), "next_cursor": or_null(TEXT)}),
+        "NewApiKey": closed({**key, "secret": {**TEXT, "description": "The whole key, which is not shown again"}}),
+    }
+
+
 def schemas() -> Schema:
     """What the routes answer, by name."""
-    return _of_decisions() | _of_resources()
+    return _of_decisions() | _of_resources() | _of_keys()

@@ -7,6 +7,7 @@ import msgspec
 
 from gateway.bodies import (
     MAX_BATCH_ITEMS,
+    ApiKeyRequest,
     BatchItem,
     CommitRequest,
     ConsumeRequest,
@@ -24,6 +25,7 @@ from quota import catalog
 from quota.identifiers import MAX_AMOUNT
 
 _BODIES = (
+    ApiKeyRequest,
     BatchItem,
     CommitRequest,
     ConsumeRequest,

@@ -73,8 +73,8 @@ _OF_PROBLEM: dict[int, Schema] = {
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """An answer that is no problem. `is_limited`: it carries the RateLimit fields; `is_replayed`: it may be the first
-    answer to an idempotency key again."""
+    """An answer that is no problem; without a schema it has no body. `is_limited`: it carries the RateLimit fields;
+    `is_replayed`: it may be the first answer to an idempotency key again."""
 
     status: int
     schema: str
@@ -110,7 +110,7 @@ def responses(description: str, answered: Answered, problems: Sequence[int]) -> 
     response: Schema = {
         "description": description,
         "headers": headers,
-        "content": {"application/json": {"schema": reference(answered.schema)}},
+        "content": {"application/json": {"schema": reference(answered.schema)}} if answered.schema else {},
     }
     if answered.links:
         response["links"] = dict(answered.links)

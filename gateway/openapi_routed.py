@@ -110,6 +110,17 @@ ROUTED = {
         body="LevelRequest",
         examples={"counted": {"used": 1, "reason": "counted by hand"}},
     ),
+    ("/v1/api_keys", "get"): Routed("ListApiKeys", "ApiKeys", _OF_READING, is_paged=True),
+    ("/v1/api_keys", "post"): Routed(
+        "CreateApiKey",
+        "NewApiKey",
+        (*_OF_WRITING, 409),
+        201,
+        links={"revoke": link("RevokeApiKey", "Revoke it", path={"id": "/id"})},
+        body="ApiKeyRequest",
+        examples={"a service": {"name": "checkout", "scopes": ["consume"], "expires_at": "9999-12-31T00:00:00Z"}},
+    ),
+    ("/v1/api_keys/{id}", "delete"): Routed("RevokeApiKey", "", (*_OF_READING, 404, 409), 204),
     ("/v1/ops/reconciliation", "get"): Routed("ReadReconciliation", "Reconciliation", (*_OF_READING, 404)),
     ("/v1/ops/jobs", "post"): Routed(
         "StartJob",

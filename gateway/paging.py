@@ -60,7 +60,7 @@ def place_in(query: MultiDict[str], kind: type[Place]) -> Place | None:
             return place
     except (ValueError, msgspec.MsgspecError):
         pass
-    raise _unknown()
+    raise unknown_cursor()
 
 
 def cursor_to(place: tuple[Any, ...]) -> str:
@@ -94,7 +94,7 @@ class Cursors:
                 return place
         except (ValueError, msgspec.MsgspecError):
             pass
-        raise _unknown()
+        raise unknown_cursor()
 
     def _seal(self, words: bytes, listed: Sequence[str]) -> bytes:
         message = msgspec.json.encode(listed) + b"\0" + words
@@ -111,7 +111,7 @@ def _decoded(cursor: str) -> bytes:
     return urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
 
 
-def _unknown() -> InvalidRequest:
+def unknown_cursor() -> InvalidRequest:
     return InvalidRequest("cursor is not one that this list has given out", field="cursor")
 
 

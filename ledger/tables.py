@@ -251,6 +251,7 @@ announcements = Table(
     instant("created_at", now=True),
 )
 
+# `replaces`: the key that this one was made in place of. `last_used_at` is written late, and to about a minute.
 api_keys = Table(
     "api_keys",
     metadata,
@@ -261,6 +262,11 @@ api_keys = Table(
     instant("created_at", now=True),
     instant("expires_at", nullable=True),
     instant("revoked_at", nullable=True),
+    *optional_texts("name", "created_by"),
+    instant("last_used_at", nullable=True),
+    Column("replaces", Text),
+    Index("api_keys_by_tenant", "tenant", "created_at", "id"),
+    Index("api_keys_by_what_they_replace", "replaces", postgresql_where=text("replaces IS NOT NULL")),
 )
 
 reconciliations = Table(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from quotagate.key_commands import key, tenant
 from quotagate.ledger_commands import ledger
 from quotagate.plain_commands import EXIT_FOUND, data_option, plainly
 
@@ -17,6 +18,8 @@ def main() -> None:
 
 
 main.add_command(ledger)
+main.add_command(tenant)
+main.add_command(key)
 
 
 @main.command()
@@ -182,21 +185,3 @@ def show_catalog(tenant: str, data: Path) -> None:
     from quotagate.operator import run_catalog_show
 
     run_catalog_show(os.environ, data, tenant)
-
-
-@main.group()
-def key() -> None:
-    """API keys."""
-
-
-@key.command("create")
-@click.option("--tenant", default="default", show_default=True)
-@click.option("--scope", "scopes", multiple=True, required=True, type=click.Choice(["consume", "read", "admin", "ops"]))
-@data_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@plainly
-def create_key(tenant: str, scopes: tuple[str, ...], data: Path, as_json: bool) -> None:
-    """Make a key. It is shown once."""
-    from quotagate.operator import run_key_create
-
-    run_key_create(os.environ, data, tenant, scopes, as_json=as_json)

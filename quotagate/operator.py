@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import secrets
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,8 +19,6 @@ from quotagate.plain_commands import counted
 
 if TYPE_CHECKING:
     from ledger.reconciliations import Reconciliation
-
-KEY_SECRET_BYTES = 32
 
 
 def stores(environment: Mapping[str, str], data: Path, *required: str) -> Settings:
@@ -151,26 +148,3 @@ def run_catalog_show(environment: Mapping[str, str], data: Path, tenant: str) ->
     with transaction(connect(settings.database_url), tenant) as connection:
         _, catalog = catalogs.newest(connection, tenant)
     print(json.dumps(to_document(catalog), indent=2))
-
-
-def run_key_create(
-    environment: Mapping[str, str], data: Path, tenant: str, scopes: tuple[str, ...], *, as_json: bool
-) -> None:
-    """Makes a key and prints it, once."""
-    settings = stores(environment, data, "database_url", "key_pepper")
-    from gateway.auth import digest_of, key_id_of
-    from ledger import api_keys
-    from ledger.store import connect, transaction
-    from quota.identifiers import checked_identifier
-
-    checked_identifier(tenant, "tenant")
-    secret = f"qg_{secrets.token_hex(6)}_{secrets.token_urlsafe(KEY_SECRET_BYTES)}"
-    key_id = key_id_of(settings.key_pepper, secret)
-    with transaction(connect(settings.database_url), tenant) as connection:
-        api_keys.ensure(connection, tenant, key_id, digest_of(settings.key_pepper, secret), scopes)
-    if as_json:
-        print(
-            json.dumps({"id": key_id, "secret": secret, "scopes": list(scopes), "tenant": tenant, "expires_at": None})
-        )
-    else:
-        print(f"{secret}\n\nKey {key_id} of tenant {tenant}, for {', '.join(scopes)}. It is not shown again.")

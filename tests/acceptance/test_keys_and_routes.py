@@ -16,6 +16,9 @@ ROUTES = [
     ("GET", "/v1/plans/free", b"", ("read", "admin")),
     ("GET", "/v1/subjects/u_1/subscription", b"", ("read", "admin")),
     ("PUT", "/v1/subjects/u_1/subscription", b'{"plan": "free"}', ("admin",)),
+    ("POST", "/v1/api_keys", b'{"scopes": ["read"]}', ("admin",)),
+    ("GET", "/v1/api_keys", b"", ("read", "admin")),
+    ("DELETE", "/v1/api_keys/nobodys", b"", ("admin",)),
     ("GET", "/v1/ops/reconciliation", b"", ("ops",)),
 ]
 ROUTE_NAMES = [f"{method} {path}" for method, path, _, _ in ROUTES]
@@ -67,6 +70,7 @@ def test_a_key_without_the_scope_is_forbidden(
         ("DELETE", "/v1/plans/free"), ("POST", "/v1/subjects/u_1/status"), ("DELETE", "/v1/subjects/u_1/subscription"),
         ("POST", "/v1/subjects/u_1/subscription"), ("PUT", "/v1/ops/reconciliation"), ("POST", "/health/live"),
         ("POST", "/health/ready"), ("DELETE", "/metrics"),
+        ("PUT", "/v1/api_keys"), ("DELETE", "/v1/api_keys"), ("GET", "/v1/api_keys/nobodys"),
     ],
 )  # fmt: skip
 def test_a_method_that_the_route_does_not_take_is_refused_with_those_that_it_does(
@@ -106,3 +110,4 @@ def test_a_subject_in_a_path_is_held_to_the_same_rules(door: Door, segment: str)
         answer = door.send("PUT", f"/v1/subjects/{segment}/subscription", b'{"plan": "free"}')
         assert_problem(answer, 400, "INVALID_REQUEST")
         assert_problem(door.send("GET", f"/v1/plans/{segment}"), 400, "INVALID_REQUEST")
+        assert_problem(door.send("DELETE", f"/v1/api_keys/{segment}"), 400, "INVALID_REQUEST")

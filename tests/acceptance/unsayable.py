@@ -43,10 +43,16 @@ ROWS = [
     Unsayable({"ConsumeBatch"}, "together the items ask for more than", "a sum"),
     Unsayable({"Refund"}, "this receipt charges several metrics", "what a receipt names"),
     Unsayable({"Release", "WriteLevel"}, "is counted by period and not held", "what the catalog says of a metric"),
-    Unsayable({"GiveGrant"}, "expires_at lies in the past", "what time it is"),
-    Unsayable({"GiveGrant", "WriteSubscription"}, "there is no such instant", "that an offset leads out of all years"),
+    Unsayable({"GiveGrant", "CreateApiKey"}, "expires_at lies in the past", "what time it is"),
+    Unsayable(
+        {"GiveGrant", "WriteSubscription", "CreateApiKey"},
+        "there is no such instant",
+        "that an offset leads out of all years",
+    ),
     Unsayable({"WriteSubscription"}, "the catalog has no add-on", "what the catalog has"),
-    Unsayable({"ListPlans", *REPORTS}, "cursor is not one that this list has given out", "what was given out"),
+    Unsayable(
+        {"ListPlans", "ListApiKeys", *REPORTS}, "cursor is not one that this list has given out", "what was given out"
+    ),
     Unsayable(REPORTS, "from must lie before to", "an order of two parameters"),
     Unsayable({"ReadUsage"}, "days apart at most", "a distance of two parameters"),
     Unsayable({*REPORTS, "ReadStatus"}, "there is no such instant", "that an offset leads out of all years"),

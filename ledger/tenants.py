@@ -1,0 +1,42 @@
+"""Tenants: whose keys, catalogs and subjects there are."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from ledger.instants import from_timestamp
+from ledger.tables import api_keys, tenants
+from quota.periods import to_rfc3339
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A tenant, and how many of its keys were not revoked and have not expired."""
+
+    name: str
+    created_at_ms: int
+    living_keys: int
+
+    def to_document(self) -> dict[str, Any]:
+        return {"tenant": self.name, "created_at": to_rfc3339(self.created_at_ms), "living_keys": self.living_keys}
+
+
+def ensure(connection: Connection, tenant: str) -> bool:
+    """Makes the tenant if it is missing; whether it was."""
+    made = insert(tenants).values(tenant=tenant).on_conflict_do_nothing().returning(tenants.c.tenant)
+    return connection.execute(made).one_or_none() is not None
+
+
+def listed(connection: Connection, after: str | None, most: int) -> list[Tenant]:
+    """Those tenants that the scope sees, by name, from the first after this one."""
+    is_living = api_keys.c.revoked_at.is_(None) & (
+        api_keys.c.expires_at.is_(None) | (api_keys.c.expires_at > func.now())
+    )
+    keys = select(func.count()).where(api_keys.c.tenant == tenants.c.tenant, is_living).scalar_subquery()
+    query = select(tenants.c.tenant, tenants.c.created_at, keys.label("living_keys"))
+    if after is not None:
+        query = query.where(tenants.c.tenant > after)
+    rows = connection.execute(query.order_by(tenants.c.tenant).limit(most))
+    return [Tenant(row.tenant, from_timestamp(row.created_at), row.living_keys) for row in rows]
