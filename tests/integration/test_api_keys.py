@@ -17,7 +17,7 @@ from quotagate.key_running import run_key_list
 from tests.conftest import Database
 
 HOUR_S = 3_600
-SOON_MS = int(datetime.now(UTC).timestamp() * 1000) + 60_000
+SOON_MS = int(datetime.now(UTC).timestamp() * 1000) + 3_600_000
 
 
 def new(key_id: str, tenant: str = "t", *scopes: str, expires_at_ms: int | None = None) -> NewKey:
