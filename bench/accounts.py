@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.stores import SHARDS, Stores
 from ledger import catalogs, shards
+from ledger.acts import By
 from ledger.openings import opening, read
 from ledger.store import ALL_TENANTS, transaction
 from quota import keys, protocol
@@ -61,7 +62,7 @@ class Making:
             for name, script in SCRIPTS.items()
         }
         with transaction(self._engine, ALL_TENANTS) as connection:
-            catalogs.apply(connection, TENANT, parse_toml(CATALOG), "bench", dry_run=False)
+            catalogs.apply(connection, TENANT, parse_toml(CATALOG), By("bench"), dry_run=False)
         self.begin(EPOCH)
 
     def begin(self, epoch: int) -> None:

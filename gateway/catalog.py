@@ -9,8 +9,9 @@ from litestar.params import FromPath, FromQuery
 
 from gateway import paging
 from gateway.admission import Admission
-from gateway.resources import StrictRequest, caller, from_path
+from gateway.resources import StrictRequest, asked_by, caller, from_path
 from ledger import announcements, catalogs
+from ledger.acts import By
 from ledger.store import Store
 from quota.catalog import Catalog, Plan, parse_json, to_document
 from quota.errors import UnknownPlan
@@ -19,16 +20,14 @@ log = structlog.get_logger()
 
 
 async def apply_catalog(
-    store: Store, admission: Admission, tenant: str, catalog: Catalog, applied_by: str, *, dry_run: bool
+    store: Store, admission: Admission, tenant: str, catalog: Catalog, by: By, *, dry_run: bool
 ) -> dict[str, Any]:
     """Compares, writes and tells every shard; what differs, and which version holds now."""
-    version, changes, announcement = await store.run(
-        tenant, catalogs.apply, tenant, catalog, applied_by, dry_run=dry_run
-    )
+    version, changes, announcement = await store.run(tenant, catalogs.apply, tenant, catalog, by, dry_run=dry_run)
     if announcement is not None:
         await admission.announce(tenant, None)
         await store.run(tenant, announcements.told, [announcement])
-        log.info("catalog applied", tenant=tenant, version=version, changes=len(changes), applied_by=applied_by)
+        log.info("catalog applied", tenant=tenant, version=version, changes=len(changes), applied_by=by.actor)
     return {
         "version": version,
         "applied": announcement is not None,
@@ -50,10 +49,8 @@ async def write_catalog(
     admission: NamedDependency[Admission],
     dry_run: FromQuery[bool] = False,
 ) -> dict[str, Any]:
-    principal = caller(request)
-    return await apply_catalog(
-        store, admission, principal.tenant, parse_json(await request.body()), principal.key_id, dry_run=dry_run
-    )
+    catalog = parse_json(await request.body())
+    return await apply_catalog(store, admission, caller(request).tenant, catalog, asked_by(request), dry_run=dry_run)
 
 
 def _plan_document(name: str, plan: Plan, document: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from gateway.admission import Admission
 from gateway.bodies import GrantRequest
 from gateway.hot import KEY_HEADERS
 from gateway.requests import idempotency_key
-from gateway.resources import StrictRequest, caller, from_path, ident_of
+from gateway.resources import StrictRequest, asked_by, caller, from_path, ident_of
 from ledger import announcements, grants
 from ledger.store import Store
 from quota.errors import CountersUnavailable, InvalidRequest, UnknownMetric
@@ -44,8 +44,7 @@ async def give_grant(
         amount=data.amount,
         priority=data.priority,
         expires_ms=expires_ms,
-        reason=data.reason,
-        created_by=caller(request).key_id,
+        by=asked_by(request, data.reason),
         idempotency_key=idempotency_key([value for name, value in request.scope["headers"] if name in KEY_HEADERS]),
     )
     if announcement is not None:

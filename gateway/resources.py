@@ -14,6 +14,7 @@ from gateway import problems
 from gateway.auth import Authenticator, Principal, single
 from gateway.bodies import decoded
 from gateway.requests import MAX_BODY_BYTES, MAX_CATALOG_BYTES, read_body
+from ledger.acts import By
 from quota.errors import InvalidRequest, QuotagateError
 from quota.identifiers import checked_identifier
 
@@ -58,6 +59,12 @@ def caller(request: StrictRequest) -> Principal:
     """The principal that the guard let through."""
     principal: Principal = request.scope["principal"]  # type: ignore[typeddict-item]
     return principal
+
+
+def asked_by(request: StrictRequest, reason: str | None = None) -> By:
+    """Who asks, and from where, for the audit log."""
+    client = request.scope["client"]
+    return By(caller(request).key_id, client[0] if client else None, ident_of(request), reason)
 
 
 def from_path(segment: str, field: str) -> str:

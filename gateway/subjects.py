@@ -12,33 +12,15 @@ from gateway.answers import metric_document
 from gateway.bodies import SubscriptionRequest
 from gateway.report_queries import past_instant_in
 from gateway.reports import Reports
-from gateway.resources import StrictRequest, caller, from_path, ident_of
+from gateway.resources import StrictRequest, asked_by, caller, from_path, ident_of
 from ledger import announcements, subscriptions
 from ledger.store import Store
 from quota.catalog import Catalog
-from quota.entitlement import Scheduled, Subscription, plan_end_ms, plan_in_force
+from quota.entitlement import Subscription, plan_end_ms, plan_in_force
 from quota.errors import InvalidRequest, NotFound, UnknownPlan
-from quota.periods import from_rfc3339, to_rfc3339
+from quota.periods import from_rfc3339
 
 log = structlog.get_logger()
-
-
-def subscription_document(subscription: Subscription) -> dict[str, Any]:
-    """A subscription as status shows it."""
-    scheduled = subscription.scheduled
-    return {
-        "status": subscription.status,
-        "anchor": None if subscription.anchor_ms is None else to_rfc3339(subscription.anchor_ms),
-        "scheduled": None if scheduled is None else _scheduled_document(scheduled),
-        "add_ons": dict(subscription.add_ons),
-    }
-
-
-def _scheduled_document(scheduled: Scheduled) -> dict[str, Any]:
-    following = scheduled.subscription
-    return {"at": to_rfc3339(scheduled.at_ms), "plan": following.plan} | {
-        name: value for name, value in subscription_document(following).items() if name != "scheduled"
-    }
 
 
 @get(
@@ -64,9 +46,14 @@ async def read_status(
     return {
         "subject": subject,
         "plan": plan,
-        "subscription": None if subscription is None else subscription_document(subscription),
+        "subscription": None if subscription is None else _without_plan(subscription),
         "metrics": [metric_document(found[metric].charges[0]) for metric in found if _belongs(metric, of_plan, found)],
     }
+
+
+def _without_plan(subscription: Subscription) -> dict[str, Any]:
+    # The plan in force, which may be another, stands beside it.
+    return {name: value for name, value in subscription.to_document().items() if name != "plan"}
 
 
 def _belongs(metric: str, of_plan: Any, found: Any) -> bool:
@@ -86,7 +73,7 @@ async def read_subscription(
     subscription = await _subscription(store, admission, tenant, subject)
     if subscription is None:
         raise NotFound(f"{subject} has no subscription", subject=subject)
-    return {"subject": subject, "plan": subscription.plan, **subscription_document(subscription)}
+    return {"subject": subject, **subscription.to_document()}
 
 
 @put("/v1/subjects/{subject:str}/subscription", opt={"scopes": ("admin",)}, summary="Put the subject on a plan")
@@ -99,9 +86,9 @@ async def write_subscription(
 ) -> dict[str, Any]:
     tenant, subject = caller(request).tenant, from_path(subject, "subject")
     _, catalog = await admission.catalogs.refresh(tenant)
-    subscription, key_id = _checked(data, catalog), caller(request).key_id
+    subscription, by = _checked(data, catalog), asked_by(request)
     if data.effective == "now":
-        announcement = await store.run(tenant, subscriptions.put, tenant, subject, subscription, key_id)
+        announcement = await store.run(tenant, subscriptions.put, tenant, subject, subscription, by)
     else:
         now_ms = admission.now_ms()
         subscription, announcement = await store.run(
@@ -112,7 +99,7 @@ async def write_subscription(
             subscription,
             end_of=lambda running: _end_of(running, catalog, now_ms),
             now_ms=now_ms,
-            changed_by=key_id,
+            by=by,
         )
     await admission.announce(tenant, subject)
     await store.run(tenant, announcements.told, [announcement])
@@ -121,7 +108,7 @@ async def write_subscription(
         # What is left of a period can go on into the next one only if somebody knows of it, used or not.
         await admission.look(tenant, subject, ident_of(request))
     log.info("subscription written", tenant=tenant, subject=subject, plan=data.plan, request_id=ident_of(request))
-    return {"subject": subject, "plan": subscription.plan, **subscription_document(subscription)}
+    return {"subject": subject, **subscription.to_document()}
 
 
 async def _subscription(store: Store, admission: Admission, tenant: str, subject: str) -> Subscription | None:

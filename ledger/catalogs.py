@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import msgspec
 from sqlalchemy import Connection, desc, insert, select, text
 
+from ledger import acts
+from ledger.acts import By
 from ledger.announcements import announce
 from ledger.tables import catalogs
 from quota.catalog import Catalog, Change, difference, parse_json, to_document
@@ -25,7 +27,7 @@ def newest(connection: Connection, tenant: str) -> tuple[int, Catalog]:
 
 
 def apply(
-    connection: Connection, tenant: str, catalog: Catalog, applied_by: str, *, dry_run: bool
+    connection: Connection, tenant: str, catalog: Catalog, by: By, *, dry_run: bool
 ) -> tuple[int, list[Change], int | None]:
     """Writes a new version if anything differs: its number, what changes, and the announcement to be made, if any."""
     # One writer a tenant at a time; two would take the same number.
@@ -36,9 +38,11 @@ def apply(
         return current_version, changes, None
     connection.execute(
         insert(catalogs).values(
-            tenant=tenant, version=current_version + 1, document=to_document(catalog), applied_by=applied_by
+            tenant=tenant, version=current_version + 1, document=to_document(catalog), applied_by=by.actor
         )
     )
+    after = {"version": current_version + 1, "changes": [str(change) for change in changes]}
+    acts.note(connection, tenant, by, "catalog.applied", before={"version": current_version}, after=after)
     return current_version + 1, changes, announce(connection, tenant, None)
 
 

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, insert, select, text, update
 
+from ledger import acts
 from ledger.accounts import names_of
+from ledger.acts import By
 from ledger.announcements import announce, announce_all
 from ledger.instants import from_timestamp, to_timestamp
 from ledger.tables import grants
@@ -66,8 +68,7 @@ def add(
     amount: int,
     priority: int,
     expires_ms: int | None,
-    reason: str | None,
-    created_by: str,
+    by: By,
     idempotency_key: str | None = None,
 ) -> tuple[int, int | None]:
     """Gives units; the grant's id, and that of the announcement that Redis must hear of: None when the key has given
@@ -77,7 +78,7 @@ def add(
     """
     account = {"tenant": tenant, "subject": subject, "metric": metric}
     expires_at = None if expires_ms is None else to_timestamp(expires_ms)
-    terms = {"metric": metric, "amount": amount, "priority": priority, "expires_at": expires_at, "reason": reason}
+    terms = {"metric": metric, "amount": amount, "priority": priority, "expires_at": expires_at, "reason": by.reason}
     if idempotency_key is not None:
         # No metric's name has a space in it.
         connection.execute(_one_at_a_time, account | {"metric": f"key {idempotency_key}"})
@@ -92,8 +93,10 @@ def add(
         raise TooMany(
             f"{subject} has {MAX_LIVE_GRANTS} grants of {metric} that are neither used up nor expired: no more fit in"
         )
-    values = account | terms | {"created_by": created_by, "idempotency_key": idempotency_key}
+    values = account | terms | {"created_by": by.actor, "idempotency_key": idempotency_key}
     grant_id = connection.execute(insert(grants).values(values).returning(grants.c.id)).scalar_one()
+    after = terms | {"id": str(grant_id), "expires_at": None if expires_ms is None else to_rfc3339(expires_ms)}
+    acts.note(connection, tenant, by, "grant.given", subject=subject, object=metric, after=after)
     return int(grant_id), announce(connection, tenant, subject)
 
 

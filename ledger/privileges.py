@@ -28,7 +28,8 @@ _changeable = text(
     """
     SELECT c.relname
     FROM pg_class c
-    WHERE c.relname IN ('entries', 'links', 'incidents', 'catalogs', 'sealed_periods', 'archives', 'carried')
+    WHERE c.relname IN ('entries', 'links', 'incidents', 'catalogs', 'sealed_periods', 'archives', 'carried',
+                        'acts')
       AND c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('entries'))
       AND (has_table_privilege(c.oid, 'DELETE, TRUNCATE, TRIGGER') OR has_any_column_privilege(c.oid, 'UPDATE'))
     UNION ALL

@@ -8,7 +8,9 @@ import msgspec
 from sqlalchemy import Connection, func, null, text
 from sqlalchemy.dialects.postgresql import insert
 
+from ledger import acts
 from ledger.accounts import array_text
+from ledger.acts import By
 from ledger.announcements import announce
 from ledger.instants import from_timestamp, to_timestamp
 from ledger.tables import subscriptions
@@ -49,11 +51,12 @@ def of_subject(connection: Connection, tenant: str, subject: str) -> Subscriptio
     return of_subjects(connection, [(tenant, subject)]).get((tenant, subject))
 
 
-def put(connection: Connection, tenant: str, subject: str, subscription: Subscription, changed_by: str) -> int:
+def put(connection: Connection, tenant: str, subject: str, subscription: Subscription, by: By) -> int:
     """Writes the subscription, and nothing is scheduled any more; the id of the announcement to be told to Redis."""
+    before = _locked(connection, tenant, subject)
     values = _columns(subscription) | {
         "changed_at": func.now(),
-        "changed_by": changed_by,
+        "changed_by": by.actor,
         "scheduled": null(),
         "scheduled_at": None,
     }
@@ -62,7 +65,23 @@ def put(connection: Connection, tenant: str, subject: str, subscription: Subscri
         .values(tenant=tenant, subject=subject, **values)
         .on_conflict_do_update(constraint="a_subject_has_one_subscription", set_=values)
     )
+    acts.note(
+        connection,
+        tenant,
+        by,
+        "subscription.written",
+        subject=subject,
+        object=subscription.plan,
+        before=None if before is None else before.to_document(),
+        after=subscription.to_document(),
+    )
     return announce(connection, tenant, subject)
+
+
+def _locked(connection: Connection, tenant: str, subject: str) -> Subscription | None:
+    """The subject's subscription, which nobody else changes until the transaction ends."""
+    row = connection.execute(_of_subjects_locked, {"tenants": [tenant], "subjects": [subject]}).one_or_none()
+    return None if row is None else _subscription(row)
 
 
 _schedule = text(
@@ -83,23 +102,34 @@ def schedule(
     *,
     end_of: Callable[[Subscription], int],
     now_ms: int,
-    changed_by: str,
+    by: By,
 ) -> tuple[Subscription, int]:
     """Notes what the subject's subscription changes into at the instant that `end_of` tells of it; the subscription,
     and the id of the announcement that Redis must hear of. NotFound if there is none; whatever `end_of` raises."""
-    found = connection.execute(_of_subjects_locked, {"tenants": [tenant], "subjects": [subject]}).one_or_none()
-    if found is None:
+    before = _locked(connection, tenant, subject)
+    if before is None:
         raise NotFound(f"{subject} has no subscription that could change at a period's end", subject=subject)
-    running = replace(_subscription(found).at(now_ms), scheduled=None)
+    running = replace(before.at(now_ms), scheduled=None)
     at_ms = end_of(running)
-    words = _words(following) | {"changed_by": changed_by}
+    words = _words(following) | {"changed_by": by.actor}
     changes = _columns(running) | {
         "add_ons": msgspec.json.encode(running.add_ons).decode(),
         "scheduled": msgspec.json.encode(words).decode(),
         "at": to_timestamp(at_ms),
     }
     connection.execute(_schedule, {"tenant": tenant, "subject": subject} | changes)
-    return replace(running, scheduled=Scheduled(following, at_ms)), announce(connection, tenant, subject)
+    after = replace(running, scheduled=Scheduled(following, at_ms))
+    acts.note(
+        connection,
+        tenant,
+        by,
+        "subscription.scheduled",
+        subject=subject,
+        object=following.plan,
+        before=before.to_document(),
+        after=after.to_document(),
+    )
+    return after, announce(connection, tenant, subject)
 
 
 def _columns(subscription: Subscription) -> dict[str, Any]:

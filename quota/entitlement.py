@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import quote
 
 from quota.catalog import PERIODS_BY_LENGTH, Catalog, Limit, Plan
 from quota.errors import InvalidRequest, UnknownOperation
 from quota.identifiers import MAX_AMOUNT, checked_amount
-from quota.periods import PeriodKind, period_at
+from quota.periods import PeriodKind, period_at, to_rfc3339
 
 SUBSCRIPTION_STATUSES = ("active", "trialing", "past_due", "canceled", "paused")
 STATUSES_IN_FORCE = ("active", "trialing", "past_due")
@@ -32,6 +33,20 @@ class Subscription:
         """The one that holds at an instant from now on."""
         return self.scheduled.subscription if self.scheduled and self.scheduled.at_ms <= now_ms else self
 
+    def to_document(self) -> dict[str, Any]:
+        """As GET …/subscription shows it."""
+        scheduled = None if self.scheduled is None else self.scheduled.to_document()
+        return {**self.terms(), "scheduled": scheduled}
+
+    def terms(self) -> dict[str, Any]:
+        """The same without what is scheduled."""
+        return {
+            "plan": self.plan,
+            "status": self.status,
+            "anchor": None if self.anchor_ms is None else to_rfc3339(self.anchor_ms),
+            "add_ons": dict(self.add_ons),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:
@@ -39,6 +54,9 @@ class Scheduled:
 
     subscription: Subscription
     at_ms: int
+
+    def to_document(self) -> dict[str, Any]:
+        return {"at": to_rfc3339(self.at_ms), **self.subscription.terms()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,10 @@
 """What people on call run from a shell. Each command opens the stores itself, so it works while the gateway is down."""
 
 import asyncio
+import getpass
 import json
+import os
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +14,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
+from ledger.acts import By
 from quota.errors import Unsafe
 from quota.logs import configure
 from quota.settings import Settings, variable
@@ -46,6 +50,15 @@ def stores(environment: Mapping[str, str], data: Path, *required: str) -> Settin
         return Settings.from_environment(given, required)
     except Unsafe as error:
         raise Unsafe(f"{error}\nor start `quotagate up`, and name its folder with --data") from error
+
+
+def by_operator(reason: str | None = None) -> By:
+    """Whoever types at this machine, for the audit log."""
+    try:
+        person = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        person = str(os.getuid())
+    return By("cli", f"{person}@{socket.gethostname()}", None, reason)
 
 
 def run_reconcile(environment: Mapping[str, str], data: Path, *, corrections: str, as_json: bool) -> int:
@@ -121,7 +134,7 @@ def run_catalog_apply(
         gateway = Gateway(settings)
         try:
             parts = await gateway.open()
-            return await apply_catalog(gateway.store, parts.admission, tenant, catalog, "cli", dry_run=dry_run)
+            return await apply_catalog(gateway.store, parts.admission, tenant, catalog, by_operator(), dry_run=dry_run)
         finally:
             await gateway.close()
 

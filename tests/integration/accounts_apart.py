@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ledger import catalogs, grants
+from ledger.acts import By
 from ledger.openings import opening, read
 from quota.catalog import parse_toml
 from quota.formats import CapState, GrantState
@@ -41,7 +42,7 @@ class Members:
         grants: tuple[GrantState, ...] = (),
     ) -> "Members":
         """With some units used by each, and all of it in the ledger."""
-        pipeline.call(catalogs.apply, "t", parse_toml(CATALOG), "test", dry_run=False)
+        pipeline.call(catalogs.apply, "t", parse_toml(CATALOG), By("test"), dry_run=False)
         shard = pipeline.shard.open("first")
         members, month = cls(pipeline, count), period_at(PeriodKind.MONTH, shard.now_ms())
         usual = shard.opening(limit=None, caps=caps, grants=grants, period=month)
@@ -75,7 +76,7 @@ class Members:
 
     def give(self, number: int, amount: int = 9) -> None:
         """A grant, of which the ledger knows that Redis has heard."""
-        words: dict[str, Any] = {"priority": 0, "expires_ms": None, "reason": "r", "created_by": "k"}
+        words: dict[str, Any] = {"priority": 0, "expires_ms": None, "by": By("k", reason="r")}
         name, shard = self.name(number), self.pipeline.shard
         self.pipeline.call(grants.add, name.tenant, name.subject, name.metric, amount=amount, **words)
         now_ms = shard.now_ms()

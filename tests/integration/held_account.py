@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ledger import grants
+from ledger.acts import By
 from ledger.openings import opening, read
 from ledger.replay_verification import step
 from quota.protocol import Charge, Mode
@@ -33,7 +34,7 @@ class HeldAccount:
     def __post_init__(self) -> None:
         self.shard = self.scene.shard(ACCOUNT, is_clocked=False)
         self.key = ACCOUNT.key(self.shard.number)
-        words: dict[str, Any] = {"amount": 20, "priority": 0, "expires_ms": None, "reason": "r", "created_by": "k"}
+        words: dict[str, Any] = {"amount": 20, "priority": 0, "expires_ms": None, "by": By("k", reason="r")}
         self.grant, _ = self.scene.pipeline.call(grants.add, "t", "u", "m", **words)
         assert self.provisioned() == "provisioned"
         self.places = [self.hold(1), self.hold(2)]

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ledger import grants
+from ledger.acts import By
 from ledger.grants import Granted
 from quota import protocol
 from quota.formats import CapState, GrantState, Window
@@ -17,7 +18,7 @@ ACCOUNT = AccountName("t", "u", "m")
 def give(pipeline: Pipeline, amount: int = 5, *, metric: str = "m", priority: int = 0, days: int | None = None) -> int:
     """The id of a grant that expires in some days of the shard's clock."""
     expires_ms = None if days is None else pipeline.clocked.now_ms() + days * DAY_MS
-    words = {"amount": amount, "priority": priority, "expires_ms": expires_ms, "reason": "thanks", "created_by": "k"}
+    words = {"amount": amount, "priority": priority, "expires_ms": expires_ms, "by": By("k", reason="thanks")}
     grant_id, _ = pipeline.call(grants.add, "t", "u", metric, **words)
     return grant_id
 

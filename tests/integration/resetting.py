@@ -9,6 +9,7 @@ from typing import Any
 import redis
 
 from ledger import announcements, catalogs, shards, subscriptions
+from ledger.acts import By
 from ledger.openings import opening, read
 from quota import keys, protocol
 from quota.catalog import parse_toml
@@ -47,7 +48,7 @@ class Resetting:
         self.now_ms = pipeline.shard.now_ms()
         self.today = period_at(PeriodKind.DAY, self.now_ms)
         self.yesterday = period_at(PeriodKind.DAY, self.now_ms - DAY_MS)
-        pipeline.call(catalogs.apply, "t", parse_toml(catalog), "test", dry_run=False)
+        pipeline.call(catalogs.apply, "t", parse_toml(catalog), By("test"), dry_run=False)
         self.begin(1)
         self.go_to(self.yesterday.start_ms + 3_600_000)
 
@@ -82,7 +83,7 @@ class Resetting:
         """Brings it in as of the test's clock, and uses so much of it. Of what rolls over it needs a subscription."""
         if account.metric == "r" and self.pipeline.call(subscriptions.of_subject, "t", account.subject) is None:
             plan = Subscription("free", "active", None, {})
-            put = self.pipeline.call(subscriptions.put, "t", account.subject, plan, "test")
+            put = self.pipeline.call(subscriptions.put, "t", account.subject, plan, By("test"))
             self.pipeline.call(announcements.told, [put])
         assert self.bring_in(account) == "provisioned"
         if amount:

@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from ledger import grants
+from ledger.acts import By
 from quota.bulk import Bulk
 from quota.periods import DAY_MS
 from quota.protocol import Charge, Mode
@@ -105,7 +106,7 @@ def test_a_grant_that_gave_all_it_had_in_a_period_that_was_closed_is_not_missed(
 ) -> None:
     """Though a hold of the units that it gave last is open still."""
     with Resetting.on(connection, database) as scene:
-        words: dict[str, Any] = {"amount": 2, "priority": 0, "expires_ms": None, "reason": "r", "created_by": "k"}
+        words: dict[str, Any] = {"amount": 2, "priority": 0, "expires_ms": None, "by": By("k", reason="r")}
         scene.pipeline.call(grants.add, "t", "u", "m", **words)
         scene.used(ACCOUNT, 3)
         shard, key = scene.shard(ACCOUNT), ACCOUNT.key(scene.shard(ACCOUNT).number)

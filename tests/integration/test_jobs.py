@@ -13,6 +13,7 @@ from rq.serializers import JSONSerializer
 from sqlalchemy import text
 
 from ledger import announcements, catalogs
+from ledger.acts import By
 from ledger.store import ALL_TENANTS, transaction
 from quota import keys, protocol
 from quota.catalog import parse_toml
@@ -39,7 +40,7 @@ class TestAnnouncer:
             pipeline.shard.run(protocol.begin_epoch(number, 1, ""))
         shard = Shard(pipeline.connection, keys.shard_of("t", "u", SHARDS)).open()
         with transaction(pipeline.engine, ALL_TENANTS) as connection:
-            catalogs.apply(connection, "t", parse_toml(CATALOG), "test", dry_run=False)
+            catalogs.apply(connection, "t", parse_toml(CATALOG), By("test"), dry_run=False)
             connection.execute(text("DELETE FROM announcements"))
         return shard
 
@@ -66,7 +67,7 @@ class TestAnnouncer:
         self.begin(pipeline)
         with transaction(pipeline.engine, ALL_TENANTS) as connection:
             changed = parse_toml(CATALOG.replace("10", "11"))
-            assert catalogs.apply(connection, "t", changed, "test", dry_run=False)[0] == 2
+            assert catalogs.apply(connection, "t", changed, By("test"), dry_run=False)[0] == 2
             connection.execute(text("DELETE FROM announcements"))
         self.announce(pipeline, None)
         assert Announcer(pipeline.connection, pipeline.engine).run_once() == 1

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from ledger import grants
+from ledger.acts import By
 from ledger.grants import MAX_LIVE_GRANTS, Granted
 from ledger.store import connect, transaction
 from quota.errors import TooMany
@@ -84,7 +85,7 @@ class TestGrants:
 
     def test_the_ids_of_an_account_are_in_the_order_of_the_commits(self, database: Database) -> None:
         engine = connect(database.application_url, pool_size=3)
-        words = {"amount": 1, "priority": 0, "expires_ms": None, "reason": None, "created_by": "k"}
+        words = {"amount": 1, "priority": 0, "expires_ms": None, "by": By("k")}
         ended: list[str] = []
 
         def give_too(metric: str) -> None:

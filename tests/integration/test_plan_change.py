@@ -6,6 +6,7 @@ import pytest
 import redis
 
 from ledger import catalogs, subscriptions
+from ledger.acts import By
 from ledger.openings import opening, read
 from quota import protocol
 from quota.catalog import parse_toml
@@ -33,7 +34,7 @@ limits.m = { limit = 100, period = "day" }
 @pytest.fixture
 def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline]:
     with Pipeline.on(connection, database) as pipeline:
-        pipeline.call(catalogs.apply, "t", parse_toml(CATALOG), "test", dry_run=False)
+        pipeline.call(catalogs.apply, "t", parse_toml(CATALOG), By("test"), dry_run=False)
         pipeline.clocked.run(protocol.begin_epoch(pipeline.clocked.number, 1, ""))
         yield pipeline
 
@@ -55,7 +56,7 @@ def test_units_that_reached_redis_and_not_yet_the_ledger_outlive_a_plan_change(p
     pipeline.drained()
     shard.consume(shard.step(3))
     shard.hold(2)
-    pipeline.call(subscriptions.put, "t", "u", Subscription(plan, "active", None, {}), "k")
+    pipeline.call(subscriptions.put, "t", "u", Subscription(plan, "active", None, {}), By("k"))
     shard.run(protocol.publish(shard.number, "t", 1, [shard.key()]))
     (waits,) = shard.consume(shard.step(1))
     assert (waits.outcome, pipeline.waiting()) == ("unready", 2)

@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from ledger import catalogs
+from ledger.acts import By
 from ledger.openings import opening, read
 from quota import keys, protocol
 from quota.bulk import Bulk
@@ -34,7 +35,7 @@ ACCOUNTS = 40
 def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline]:
     with Pipeline.on(connection, database) as pipeline:
         for tenant in ("t", "t2"):
-            pipeline.call(catalogs.apply, tenant, parse_toml(CATALOG), "test", dry_run=False)
+            pipeline.call(catalogs.apply, tenant, parse_toml(CATALOG), By("test"), dry_run=False)
         yield pipeline
 
 

@@ -6,6 +6,7 @@ import pytest
 import redis
 
 from ledger import catalogs, grants, receipts
+from ledger.acts import By
 from ledger.openings import opening, read
 from quota import protocol
 from quota.catalog import parse_toml
@@ -27,7 +28,7 @@ limits.m = { limit = 10, period = "day" }
 @pytest.fixture
 def pipeline(connection: "redis.Redis", database: Database) -> Iterator[Pipeline]:
     with Pipeline.on(connection, database) as pipeline:
-        pipeline.call(catalogs.apply, "t", parse_toml(CATALOG), "test", dry_run=False)
+        pipeline.call(catalogs.apply, "t", parse_toml(CATALOG), By("test"), dry_run=False)
         yield pipeline
 
 
@@ -50,7 +51,7 @@ def lost_for(pipeline: Pipeline, days: int) -> int:
 @pytest.mark.parametrize("days", [1, 3])
 def test_its_units_stay_in_it_and_the_next_period_starts_from_zero(pipeline: Pipeline, days: int) -> None:
     shard = pipeline.clocked
-    pipeline.call(grants.add, "t", "u", "m", amount=5, priority=0, expires_ms=None, reason="r", created_by="k")
+    pipeline.call(grants.add, "t", "u", "m", amount=5, priority=0, expires_ms=None, by=By("k", reason="r"))
     assert brought_back(pipeline, 1) == "provisioned"
     used_in = Window.parsed(shard.account()["window"])
     (reply,) = shard.consume(shard.step(12))

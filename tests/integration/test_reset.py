@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from ledger import grants, sealing, subscriptions
+from ledger.acts import By
 from ledger.sealing import Due
 from quota.entitlement import Subscription
 from quota.keys import AccountName
@@ -84,7 +85,7 @@ def test_shards_whose_epoch_is_about_to_begin_are_left_alone(scene: Resetting) -
 def test_a_window_that_was_cut_short_has_handed_its_units_on_and_is_not_sealed(scene: Resetting) -> None:
     account = name_of("u", "r")
     scene.used_yesterday({account: 4})
-    scene.pipeline.call(subscriptions.put, "t", "u", Subscription("pro", "active", None, {}), "test")
+    scene.pipeline.call(subscriptions.put, "t", "u", Subscription("pro", "active", None, {}), By("test"))
     assert scene.bring_in(account) == "provisioned"
     scene.pipeline.drained()
     assert scene.window(account).kind == "month"
@@ -138,7 +139,7 @@ def test_units_that_rolled_over_are_of_the_closing_balance_and_do_not_roll_over_
 def test_nothing_rolls_over_from_a_plan_without_it_and_nothing_once_the_plan_is_gone(scene: Resetting) -> None:
     account = name_of("u", "r")
     scene.used_yesterday({account: 2})
-    scene.pipeline.call(subscriptions.put, "t", "u", Subscription("pro", "active", None, {}), "test")
+    scene.pipeline.call(subscriptions.put, "t", "u", Subscription("pro", "active", None, {}), By("test"))
     scene.connection.hset(account.key(scene.shard(account).number), "rule", _outdated(scene, account))
     done = scene.settled()
     assert done.rolled == 8 - 2  # the period that is over was one of the plan with it
@@ -222,8 +223,7 @@ class TestGrants:
             amount=amount,
             priority=0,
             expires_ms=scene.now_ms - 60_000,
-            reason="r",
-            created_by="k",
+            by=By("k", reason="r"),
         )
         scene.used(account, used)
         scene.pipeline.drained()
@@ -244,7 +244,7 @@ class TestGrants:
         assert scene.reset().run_once() == Done()
 
     def test_one_that_redis_never_heard_of_is_noted_as_over(self, scene: Resetting) -> None:
-        scene.pipeline.call(grants.add, "t", "u", "m", amount=5, priority=0, expires_ms=1, reason="r", created_by="k")
+        scene.pipeline.call(grants.add, "t", "u", "m", amount=5, priority=0, expires_ms=1, by=By("k", reason="r"))
         assert scene.reset().run_once().expired == 1
 
 

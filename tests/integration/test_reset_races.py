@@ -8,6 +8,7 @@ import redis
 from sqlalchemy import text
 
 from ledger import sealing, subscriptions
+from ledger.acts import By
 from quota.entitlement import Subscription
 from tests.conftest import Database
 from tests.integration.resetting import Resetting, name_of
@@ -71,7 +72,7 @@ def test_a_subject_that_began_without_periods_and_whose_redis_was_lost_keeps_wha
     account = name_of("u", "r")
     with Resetting.on(connection, database, FROM_LIFETIME) as scene:
         scene.used_yesterday({account: 2})
-        scene.pipeline.call(subscriptions.put, "t", "u", Subscription("pro", "active", None, {}), "test")
+        scene.pipeline.call(subscriptions.put, "t", "u", Subscription("pro", "active", None, {}), By("test"))
         scene.used(account, 2)
         scene.pipeline.drained()
         scene.connection.flushall()

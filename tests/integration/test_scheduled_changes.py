@@ -7,6 +7,7 @@ import pytest
 import redis
 
 from ledger import subscriptions
+from ledger.acts import By
 from quota.entitlement import Subscription
 from quota.protocol import Charge
 from tests.conftest import Database
@@ -21,10 +22,10 @@ def scene(connection: "redis.Redis", database: Database) -> Iterator[Resetting]:
 
 class TestScheduledChanges:
     def scheduled(self, scene: Resetting, at_ms: int) -> None:
-        scene.pipeline.call(subscriptions.put, "t", "u", Subscription("free", "active", None, {"x": 1}), "test")
+        scene.pipeline.call(subscriptions.put, "t", "u", Subscription("free", "active", None, {"x": 1}), By("test"))
         following = Subscription("pro", "active", None, {})
         words: dict[str, Any] = {"end_of": lambda _: at_ms, "now_ms": scene.pipeline.clocked.now_ms()}
-        scene.pipeline.call(subscriptions.schedule, "t", "u", following, changed_by="somebody", **words)
+        scene.pipeline.call(subscriptions.schedule, "t", "u", following, by=By("somebody"), **words)
 
     def test_the_first_request_of_the_period_has_the_new_terms_with_no_job_having_run(self, scene: Resetting) -> None:
         account = name_of("u", "m")
@@ -60,6 +61,6 @@ class TestScheduledChanges:
 
     def test_a_change_now_takes_away_what_was_scheduled(self, scene: Resetting) -> None:
         self.scheduled(scene, scene.today.end_ms or 0)
-        scene.pipeline.call(subscriptions.put, "t", "u", Subscription("free", "active", None, {}), "test")
+        scene.pipeline.call(subscriptions.put, "t", "u", Subscription("free", "active", None, {}), By("test"))
         found = scene.pipeline.call(subscriptions.of_subject, "t", "u")
         assert found is not None and found.scheduled is None

@@ -8,6 +8,7 @@ import random
 from dataclasses import dataclass, field, replace
 
 from ledger import accounts, grants, holds, receipts, shards
+from ledger.acts import By
 from ledger.store import ALL_TENANTS, transaction
 from quota import keys, protocol
 from quota.entitlement import Entitlement
@@ -124,8 +125,7 @@ class Traffic:
                 amount=self.random.randint(1, 9),
                 priority=self.random.randint(-1, 1),
                 expires_ms=None if days is None else now_ms + days * DAY_MS,
-                reason=None,
-                created_by="k",
+                by=By("k", reason=None),
             )
         self._publish(metric)
         self.touch(metric)
