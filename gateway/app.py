@@ -207,6 +207,7 @@ def routed(gateway: Gateway, parts: Parts) -> Litestar:
     return Litestar(
         [
             catalog.read_catalog,
+            catalog.list_versions,
             catalog.write_catalog,
             catalog.list_plans,
             catalog.read_plan,

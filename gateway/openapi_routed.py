@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.openapi_answers import IDENTIFIER, Schema
+from gateway.openapi_catalog import OF_CATALOG
 from gateway.openapi_parts import KEY, Answered, json_body, link, responses
 from gateway.openapi_reports import AT, OF_ENTRIES, OF_PERIODS, OF_USAGE, STREAMS
 from gateway.paging import DEFAULT_LIMIT, MAX_CURSOR_CHARACTERS, MAX_LIMIT
@@ -68,7 +69,8 @@ _CATALOG = {
 }
 
 ROUTED = {
-    ("/v1/catalog", "get"): Routed("ReadCatalog", "Catalog", _OF_READING),
+    ("/v1/catalog", "get"): Routed("ReadCatalog", "Catalog", (*_OF_READING, 404), query=OF_CATALOG),
+    ("/v1/catalog/versions", "get"): Routed("ListCatalogVersions", "CatalogVersions", _OF_READING, is_paged=True),
     ("/v1/catalog", "put"): Routed(
         "WriteCatalog", "CatalogChange", _OF_WRITING, body="Catalog", examples={"two plans": _CATALOG}
     ),

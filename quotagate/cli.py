@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from quotagate.catalog_commands import catalog
 from quotagate.key_commands import key, tenant
 from quotagate.ledger_commands import ledger
 from quotagate.plain_commands import EXIT_FOUND, data_option, plainly
@@ -20,6 +21,7 @@ def main() -> None:
 main.add_command(ledger)
 main.add_command(tenant)
 main.add_command(key)
+main.add_command(catalog)
 
 
 @main.command()
@@ -155,33 +157,3 @@ def rebuild(data: Path, tenant: str | None, subject: str | None, shard: int | No
     from quotagate.rebuilding import run_rebuild
 
     sys.exit(0 if run_rebuild(os.environ, data, tenant, subject, shard, as_json=as_json) else EXIT_FOUND)
-
-
-@main.group()
-def catalog() -> None:
-    """Plans, metrics and operations, as one document."""
-
-
-@catalog.command("apply")
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--tenant", default="default", show_default=True)
-@click.option("--dry-run", is_flag=True, help="Show the difference and change nothing.")
-@data_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@plainly
-def apply_catalog(file: Path, tenant: str, dry_run: bool, data: Path, as_json: bool) -> None:
-    """Compare FILE (TOML or JSON) with the catalog that holds now, and apply it."""
-    from quotagate.operator import run_catalog_apply
-
-    run_catalog_apply(os.environ, data, file, tenant, dry_run=dry_run, as_json=as_json)
-
-
-@catalog.command("show")
-@click.option("--tenant", default="default", show_default=True)
-@data_option
-@plainly
-def show_catalog(tenant: str, data: Path) -> None:
-    """Print the catalog that holds now, as JSON."""
-    from quotagate.operator import run_catalog_show
-
-    run_catalog_show(os.environ, data, tenant)
