@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from quotagate.audit_command import audit
 from quotagate.key_commands import key, tenant
 from quotagate.ledger_commands import ledger
 from quotagate.plain_commands import EXIT_FOUND, data_option, plainly
@@ -20,6 +21,7 @@ def main() -> None:
 main.add_command(ledger)
 main.add_command(tenant)
 main.add_command(key)
+main.add_command(audit)
 
 
 @main.command()
