@@ -16,7 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from gateway import api_keys, catalog, grants, jobs, levels, openapi, ops, reports, subjects
+from gateway import api_keys, audit_log, catalog, grants, jobs, levels, openapi, ops, reports, subjects
 from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.batch import Batch
@@ -223,6 +223,7 @@ def routed(gateway: Gateway, parts: Parts) -> Litestar:
             api_keys.create_api_key,
             api_keys.list_api_keys,
             api_keys.revoke_api_key,
+            audit_log.list_acts,
             ops.read_reconciliation,
             jobs.start_job,
             jobs.read_job,

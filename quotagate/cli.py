@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from quotagate.audit_command import audit
 from quotagate.catalog_commands import catalog
 from quotagate.key_commands import key, tenant
 from quotagate.ledger_commands import ledger
@@ -22,6 +23,7 @@ main.add_command(ledger)
 main.add_command(tenant)
 main.add_command(key)
 main.add_command(catalog)
+main.add_command(audit)
 
 
 @main.command()
