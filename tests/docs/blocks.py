@@ -26,7 +26,7 @@ PAGES = sorted(
 )
 UNSEEN = "unseen"
 LANGUAGES = {"sh", "console", "python", "toml", "json", "sql", "yaml", "mermaid", UNSEEN}
-_MARK = re.compile(r"<!-- (not run|file): (.+?) -->\n\Z", re.DOTALL)
+_MARK = re.compile(r"<!-- (not run|file): ((?:(?!-->).)+) -->\n\Z", re.DOTALL)
 
 
 @dataclass(frozen=True)

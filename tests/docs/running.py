@@ -88,7 +88,8 @@ class Shell:
 
     def _with_our_ports(self, text: str) -> str:
         for theirs, ours in self._ports.items():
-            text = text.replace(f"127.0.0.1:{theirs}", f"127.0.0.1:{ours}").replace(f", {theirs})", f", {ours})")
+            text = text.replace(f"127.0.0.1:{theirs}", f"127.0.0.1:{ours}")
+            text = text.replace(f'"127.0.0.1", {theirs}', f'"127.0.0.1", {ours}')
         return text
 
     def _with_their_ports(self, text: str) -> str:

@@ -124,3 +124,18 @@ def test_a_shown_answer_may_leave_out_and_break_lines_and_be_of_another_day() ->
 
 def test_the_commands_of_a_console_block_are_told_from_what_they_print() -> None:
     assert steps("$ a \\\n  b\nout\n\n$ c\n") == [("a \\\n  b", "out\n\n"), ("c", "")]
+
+
+def test_a_mark_holds_for_the_block_right_below_it_alone(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "<!-- not run: for a reason -->\n```sh\na\n```\n\n```sh\nb\n```\n<!-- file: c -->\n```toml\nd = 1\n```\n"
+        "<!-- run unseen\ne\n-->\n"
+    )
+    found = [(each.language, each.text, each.not_run, each.file, each.line) for each in blocks_of(page)]
+    assert found == [
+        ("sh", "a\n", "for a reason", "", 2),
+        ("sh", "b\n", "", "", 6),
+        ("toml", "d = 1\n", "", "c", 10),
+        (UNSEEN, "e\n", "", "", 13),
+    ]
