@@ -15,6 +15,7 @@ from pathlib import Path
 
 from quotagate.data_folder import free_port
 from tests.docs.blocks import Block
+from tests.docs.warm import CLIENT
 from tests.system import ROOT, System, port_of
 
 BLOCK_AFTER_S = 30.0
@@ -31,14 +32,15 @@ _VARYING = [
 class Shell:
     """Where a page's blocks run; what a block exports, the next one has."""
 
-    def __init__(self, folder: Path, system: System) -> None:
+    def __init__(self, folder: Path, system: System, warm: Path) -> None:
         self.folder = folder
         self._ports = {"8080": str(port_of(system.urls["gateway"])), "9000": str(free_port())}
         self._state = folder / ".state"
         self._groups: list[int] = []
         programs = folder / ".bin"
         programs.mkdir(parents=True)
-        for name, words in {"quotagate": "-m quotagate", "python3": ""}.items():
+        (programs / "client.py").write_text(CLIENT.format(path=str(warm)))
+        for name, words in {"quotagate": f"-I -S {programs / 'client.py'}", "python3": ""}.items():
             (programs / name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {words} "$@"\n')
             (programs / name).chmod(0o755)
         (folder / ".data").symlink_to(system.data)
