@@ -23,7 +23,7 @@ HEAD = """# HTTP reference
 Made from the OpenAPI document, which a gateway serves at `/schema/openapi.json`, by
 `python -m gateway.openapi_reference > docs/http.md`; a test says when it must be made again.
 
-* Every request has `Authorization: Bearer <key>`, and the key one of the scopes that the route names; *none* needs no key.
+* Every request has `Authorization: Bearer <key>`, and the key one of the scopes that the route names (*none*: no key).
 * JSON in, JSON out. An *instant* is RFC 3339 in UTC with a `Z`; an *identifier* has 1 to 200 characters of
   `A-Z a-z 0-9 . _ - : @ / +`, and in a path it is percent-encoded. An unknown field or parameter is a 400.
 * An error is `application/problem+json`, [Problem](#problem), with a `code` to switch on. 400 and 500 may come from any
