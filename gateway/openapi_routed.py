@@ -38,6 +38,7 @@ class Routed:
     examples: dict[str, Any] = field(default_factory=dict)
     has_key: bool = False
     is_paged: bool = False
+    is_signed: bool = False
     query: Sequence[Schema] = ()
 
 
@@ -55,6 +56,13 @@ _PAGING: list[Schema] = [
         "schema": {"type": "string", "minLength": 1, "maxLength": MAX_CURSOR_CHARACTERS},
     },
 ]
+_SIGNATURE: Schema = {
+    "name": "Stripe-Signature",
+    "in": "header",
+    "description": "Stripe's signature of the body, at most 300 s old; it stands in place of a key",
+    "required": True,
+    "schema": {"type": "string"},
+}
 _OF_READING = (401, 403, 503)
 _OF_WRITING = (*_OF_READING, 413)
 _CATALOG = {
@@ -143,6 +151,9 @@ ROUTED = {
         },
     ),
     ("/v1/ops/jobs/{id}", "get"): Routed("ReadJob", "Job", (*_OF_READING, 404)),
+    ("/v1/webhooks/stripe", "post"): Routed(
+        "TakeStripeEvent", "StripeOutcome", (404, 409, 413, 503), body="StripeEvent", is_signed=True
+    ),
     ("/health/live", "get"): Routed("Live", "Liveness", ()),
     ("/health/ready", "get"): Routed("Ready", "Readiness", ()),
     ("/metrics", "get"): Routed("Metrics", "", ()),
@@ -156,11 +167,11 @@ def complete(path: str, method: str, operation: Schema) -> None:
     answered = Answered(routed.status, routed.answer, routed.links, is_limited=False, is_replayed=routed.has_key)
     operation["responses"] = responses(operation["summary"], answered, (400, 500, *routed.problems))
     if path.startswith("/v1/"):
-        operation["security"] = [{"api_key": []}]
+        operation["security"] = [] if routed.is_signed else [{"api_key": []}]
     for parameter in operation.get("parameters", ()):
         if parameter["in"] == "path":
             parameter |= {"schema": IDENTIFIER, "example": _EXAMPLES_IN_PATH[parameter["name"]]}
-    added = [KEY] * routed.has_key + _PAGING * routed.is_paged + list(routed.query)
+    added = [KEY] * routed.has_key + [_SIGNATURE] * routed.is_signed + _PAGING * routed.is_paged + list(routed.query)
     if added:
         operation["parameters"] = [*operation.get("parameters", ()), *added]
     if routed.body is not None:
