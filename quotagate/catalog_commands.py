@@ -8,7 +8,7 @@ import click
 
 from quotagate.plain_commands import EXIT_FOUND, data_option, plainly
 
-tenant_option = click.option("--tenant", default="default", show_default=True)
+tenant_option = click.option("--tenant", default="default", show_default=True, help="Whose it is.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 file_argument = click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 
