@@ -61,7 +61,14 @@ def diff_catalog(file: Path, tenant: str, data: Path, as_json: bool) -> None:
 @tenant_option
 @click.option("--version", type=click.IntRange(1, 10**18), help="This version.  [default: the one that holds now]")
 @click.option("--at", metavar="INSTANT", help="The one that held then, such as 2026-11-01T00:00:00Z.")
-@click.option("--format", "form", type=click.Choice(["toml", "json"]), default="toml", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["toml", "json"]),
+    default="toml",
+    show_default=True,
+    help="How it is written.",
+)
 @data_option
 @click.option("--json", "form", flag_value="json", help="The same as --format json.")
 @plainly
