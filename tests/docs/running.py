@@ -71,7 +71,7 @@ class Shell:
             f"set -a; [ -f {self._state} ] && . {self._state}",
             "set -e",
             self._with_our_ports(commands),
-            f"export -p > {self._state}",
+            f"{{ export -p; declare -f; }} > {self._state}",
         ]
         printed = self.folder / ".printed"
         with printed.open("wb") as out:
