@@ -18,7 +18,7 @@ from tests.docs.blocks import Block
 from tests.docs.warm import CLIENT
 from tests.system import ROOT, System, port_of
 
-BLOCK_AFTER_S = 30.0
+BLOCK_AFTER_S = 60.0
 _VARYING = [
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"), "INSTANT"),
     (re.compile(r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b"), "UUID"),
