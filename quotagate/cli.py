@@ -9,6 +9,7 @@ import click
 from quotagate.catalog_commands import catalog
 from quotagate.key_commands import key, tenant
 from quotagate.ledger_commands import ledger
+from quotagate.ledger_explaining import explain
 from quotagate.plain_commands import EXIT_FOUND, data_option, plainly
 
 
@@ -18,6 +19,7 @@ def main() -> None:
     """A Redis-first quota gateway with a Postgres ledger."""
 
 
+ledger.add_command(explain)
 main.add_command(ledger)
 main.add_command(tenant)
 main.add_command(key)
