@@ -9,6 +9,7 @@ from quotagate.counter_commands import rebuild, reconcile
 from quotagate.grouped_help import GroupedCommands
 from quotagate.key_commands import key, tenant
 from quotagate.ledger_commands import ledger
+from quotagate.ledger_explaining import explain
 from quotagate.looking_commands import doctor, incidents
 from quotagate.process_commands import gateway, migrate, scheduler, up, worker
 
@@ -27,3 +28,4 @@ for command in (
     completion,
 ):
     main.add_command(command)
+ledger.add_command(explain)
