@@ -16,7 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from gateway import api_keys, catalog, grants, jobs, levels, openapi, ops, reports, stripe_webhooks, subjects
+from gateway import api_keys, audit_log, catalog, grants, jobs, levels, openapi, ops, reports, stripe_webhooks, subjects
 from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.batch import Batch
@@ -209,6 +209,7 @@ def routed(gateway: Gateway, parts: Parts) -> Litestar:
     return Litestar(
         [
             catalog.read_catalog,
+            catalog.list_versions,
             catalog.write_catalog,
             catalog.list_plans,
             catalog.read_plan,
@@ -224,6 +225,7 @@ def routed(gateway: Gateway, parts: Parts) -> Litestar:
             api_keys.create_api_key,
             api_keys.list_api_keys,
             api_keys.revoke_api_key,
+            audit_log.list_acts,
             ops.read_reconciliation,
             jobs.start_job,
             jobs.read_job,

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.openapi_answers import IDENTIFIER, Schema
+from gateway.openapi_catalog import OF_CATALOG
 from gateway.openapi_parts import KEY, Answered, json_body, link, responses
-from gateway.openapi_reports import AT, OF_ENTRIES, OF_PERIODS, OF_USAGE, STREAMS
+from gateway.openapi_reports import AT, OF_ACTS, OF_ENTRIES, OF_PERIODS, OF_USAGE, STREAMS
 from gateway.paging import DEFAULT_LIMIT, MAX_CURSOR_CHARACTERS, MAX_LIMIT
 
 Links = dict[str, Schema]
@@ -77,7 +78,8 @@ _CATALOG = {
 }
 
 ROUTED = {
-    ("/v1/catalog", "get"): Routed("ReadCatalog", "Catalog", _OF_READING),
+    ("/v1/catalog", "get"): Routed("ReadCatalog", "Catalog", (*_OF_READING, 404), query=OF_CATALOG),
+    ("/v1/catalog/versions", "get"): Routed("ListCatalogVersions", "CatalogVersions", _OF_READING, is_paged=True),
     ("/v1/catalog", "put"): Routed(
         "WriteCatalog", "CatalogChange", _OF_WRITING, body="Catalog", examples={"two plans": _CATALOG}
     ),
@@ -130,6 +132,7 @@ ROUTED = {
         examples={"a service": {"name": "checkout", "scopes": ["consume"], "expires_at": "9999-12-31T00:00:00Z"}},
     ),
     ("/v1/api_keys/{id}", "delete"): Routed("RevokeApiKey", "", (*_OF_READING, 404, 409), 204),
+    ("/v1/audit_log", "get"): Routed("ListActs", "Acts", _OF_READING, is_paged=True, query=OF_ACTS),
     ("/v1/ops/reconciliation", "get"): Routed("ReadReconciliation", "Reconciliation", (*_OF_READING, 404)),
     ("/v1/ops/jobs", "post"): Routed(
         "StartJob",
@@ -174,7 +177,7 @@ def complete(path: str, method: str, operation: Schema) -> None:
         operation["parameters"] = [*operation.get("parameters", ()), *added]
     if routed.body is not None:
         operation["requestBody"] = json_body(routed.body, routed.examples)
-    if path == "/v1/entries":
+    if path in {"/v1/entries", "/v1/audit_log"}:
         operation["responses"]["200"]["content"] |= STREAMS
     if path == "/health/ready":
         operation["responses"]["503"] = operation["responses"]["200"] | {"description": "Some part does not answer"}
