@@ -13,6 +13,7 @@ from quotagate.ledger_commands import ledger
 from quotagate.looking_commands import doctor, incidents
 from quotagate.plain_commands import data_option, plainly
 from quotagate.process_commands import gateway, migrate, scheduler, up, worker
+from quotagate.subject_commands import subject
 
 
 @click.group(cls=GroupedCommands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,6 +26,7 @@ for command in (up, gateway, worker, scheduler, migrate):
     main.add_command(command)
 for command in (doctor, incidents):
     main.add_command(command)
+main.add_command(subject)
 main.add_command(tenant)
 main.add_command(key)
 main.add_command(ledger)
