@@ -10,7 +10,7 @@ from quotagate.counter_commands import rebuild, reconcile
 from quotagate.grouped_help import GroupedCommands
 from quotagate.key_commands import key, tenant
 from quotagate.ledger_commands import ledger
-from quotagate.looking_commands import doctor, incidents
+from quotagate.looking_commands import doctor, incidents, top
 from quotagate.plain_commands import data_option, plainly
 from quotagate.process_commands import gateway, migrate, scheduler, up, worker
 from quotagate.subject_commands import subject
@@ -24,7 +24,7 @@ def main() -> None:
 
 for command in (up, gateway, worker, scheduler, migrate):
     main.add_command(command)
-for command in (doctor, incidents):
+for command in (doctor, top, incidents):
     main.add_command(command)
 main.add_command(subject)
 main.add_command(tenant)
