@@ -204,6 +204,9 @@ def _of_resources() -> Schema:
                 "refusal": or_null(TEXT),
             }
         ),
+        "StripeOutcome": closed(
+            {"received": {"const": True}, "outcome": {"enum": ["applied", "duplicate", "stale", "ignored"]}}
+        ),
         "Liveness": closed({"status": {"const": "live"}}),
         "Readiness": closed(
             {"status": {"enum": ["ready", "not ready"]}, "parts": closed({"counters": TEXT, "ledger": TEXT})}

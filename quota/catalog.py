@@ -63,16 +63,18 @@ class Limit(_Part, frozen=True):
 
 
 class Plan(_Part, frozen=True):
-    """`rank` is the order of upgrades; `limits` by metric."""
+    """`rank` is the order of upgrades; `limits` by metric; who buys one of `stripe_prices` at Stripe is on it."""
 
     rank: int = 0
     limits: dict[str, Limit] = msgspec.field(default_factory=dict)
+    stripe_prices: tuple[str, ...] = ()
 
 
 class AddOn(_Part, frozen=True):
     """Amounts by metric that one of this add-on adds to the plan's limit."""
 
     adds: dict[str, int]
+    stripe_prices: tuple[str, ...] = ()
 
 
 class Catalog(_Part, frozen=True):

@@ -19,11 +19,15 @@ MAX_CHARGES_AN_OPERATION = 32
 MAX_WARNINGS_A_METRIC = 16
 """They are stored with every account, beside its plan's name: in all 64 bytes are compact, and more still works."""
 MAX_RANK = 2**31 - 1  # the largest integer of a Postgres column
+MAX_PRICES = 100
+"""Of one plan or add-on: Stripe changes no price, a new one is made, and who has bought the old one stays on it."""
 MAX_UNIT_CHARACTERS = 40  # a word in a sentence
 MAX_URL_CHARACTERS = 2_000  # what every browser and proxy still takes
 
 PERIODS_BY_LENGTH = ("day", "week", "month", "year")
 
+_bare_key = re.compile(r"[A-Za-z0-9_-]{1,200}\Z")
+_price = re.compile(r"[!-~]{1,255}\Z")  # Stripe promises no form of its ids, and no more characters than that
 _url = re.compile(r"https?://[!-~]+\Z")  # printable ASCII only: it goes into a header and a page as it is
 
 
@@ -49,6 +53,7 @@ def contradictions(catalog: "Catalog", sections: tuple[str, ...]) -> Iterator[st
     for name, add_on in catalog.add_ons.items():
         yield from _amount_contradictions(f"{joined('add_ons', name)}.adds", add_on.adds, catalog)
     yield from _rank_contradictions(catalog.plans)
+    yield from _price_contradictions(catalog)
     for name, plan in catalog.plans.items():
         for metric_name, limit in plan.limits.items():
             path = f"{joined('plans', name)}.limits"
@@ -100,6 +105,24 @@ def _rank_contradictions(plans: dict[str, "Plan"]) -> Iterator[str]:
         holder = holders.setdefault(plan.rank, name)
         if holder != name:
             yield f"{joined('plans', name)}.rank: the rank of {joined('plans', holder)} too; write one of its own"
+
+
+def _price_contradictions(catalog: "Catalog") -> Iterator[str]:
+    """One price in two places would leave it open what was bought with it."""
+    holders: dict[str, str] = {}
+    sold = [("plans", name, plan.stripe_prices) for name, plan in catalog.plans.items()]
+    sold += [("add_ons", name, add_on.stripe_prices) for name, add_on in catalog.add_ons.items()]
+    for section, name, prices in sold:
+        path = f"{joined(section, name)}.stripe_prices"
+        if len(prices) > MAX_PRICES:
+            yield f"{path}: {len(prices)} prices; write {MAX_PRICES} at most"
+        for price in prices:
+            if not _price.match(price):
+                yield f"{path}: write ids of prices as Stripe shows them, such as price_1MowQULkdIwHu7ix"
+            elif price in holders:
+                yield f"{path}: {price} stands in {holders[price]} too; leave it in one place, once"
+            else:
+                holders[price] = path
 
 
 def _limit_contradictions(path: str, limit: "Limit", metric: "Metric | None") -> Iterator[str]:

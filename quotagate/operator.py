@@ -62,11 +62,16 @@ def by_operator(reason: str | None = None) -> By:
 def run_reconcile(environment: Mapping[str, str], data: Path, *, corrections: str, as_json: bool) -> int:
     """Reconciles once, with `none`, `guarded` or `all` corrections; how many accounts drifted or were missing."""
     settings = stores(environment, data, "redis_url", "database_url")
+    from ledger import jobs
+    from ledger.store import ALL_TENANTS, transaction
     from quota.collector import spare_the_collector
     from workers.context import open_context
     from workers.reconcile import WHAT_TO_DO, Corrections
 
     held = open_context(settings)
+    if corrections != "none":
+        with transaction(held.engine, ALL_TENANTS) as connection:
+            jobs.note_asked(connection, ALL_TENANTS, by_operator(), "reconcile", {"corrections": corrections})
     spare_the_collector()
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,} accounts"))
     with Progress(*columns, console=Console(stderr=True), disable=as_json or not sys.stderr.isatty()) as progress:
