@@ -1,7 +1,7 @@
 """What a subscription entitles a subject to, what an operation costs, and which plan would have been enough."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -12,7 +12,10 @@ from quota.periods import PeriodKind, period_at, to_rfc3339
 
 SUBSCRIPTION_STATUSES = ("active", "trialing", "past_due", "canceled", "paused")
 STATUSES_IN_FORCE = ("active", "trialing", "past_due")
-"""Who is late with a payment keeps the plan until somebody cancels it. Any other word counts as not in force."""
+"""Who is late with a payment keeps the plan until `status_until`, if it has one, or until somebody cancels it. Any other
+word counts as not in force."""
+STATUSES_THAT_END = ("past_due", "trialing")
+"""Those that may have an instant from which on they give the default plan."""
 
 _KINDS = {kind.value: kind for kind in PeriodKind}
 _NOTHING = Limit(limit=0)
@@ -21,17 +24,34 @@ _NOTHING = Limit(limit=0)
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """`add_ons` maps an add-on's name to how many of it were bought. `scheduled` takes its place at an instant."""
+    """`add_ons` maps an add-on's name to how many of it were bought. `scheduled` takes its place at an instant. From
+    `status_until_ms` on the status gives no plan any more: then it `has_lapsed`."""
 
     plan: str
     status: str
     anchor_ms: int | None
     add_ons: Mapping[str, int]
     scheduled: "Scheduled | None" = None
+    status_until_ms: int | None = None
+    has_lapsed: bool = False
 
     def at(self, now_ms: int) -> "Subscription":
         """The one that holds at an instant from now on."""
-        return self.scheduled.subscription if self.scheduled and self.scheduled.at_ms <= now_ms else self
+        if self.scheduled is not None and self.scheduled.at_ms <= now_ms:
+            return self.scheduled.subscription.at(now_ms)
+        return replace(self, has_lapsed=self.status_until_ms is not None and self.status_until_ms <= now_ms)
+
+    @property
+    def is_in_force(self) -> bool:
+        return self.status in STATUSES_IN_FORCE and not self.has_lapsed
+
+    def next_change_ms(self, now_ms: int) -> int | None:
+        """When something else holds than at an instant, if nobody changes anything."""
+        scheduled_ms = None if self.scheduled is None else self.scheduled.at_ms
+        if scheduled_ms is not None and self.scheduled is not None and scheduled_ms <= now_ms:
+            return self.scheduled.subscription.next_change_ms(now_ms)
+        instants = [at_ms for at_ms in (scheduled_ms, self.status_until_ms) if at_ms is not None and at_ms > now_ms]
+        return min(instants, default=None)
 
     def to_document(self) -> dict[str, Any]:
         """As GET …/subscription shows it."""
@@ -43,6 +63,7 @@ class Subscription:
         return {
             "plan": self.plan,
             "status": self.status,
+            "status_until": None if self.status_until_ms is None else to_rfc3339(self.status_until_ms),
             "anchor": None if self.anchor_ms is None else to_rfc3339(self.anchor_ms),
             "add_ons": dict(self.add_ons),
         }
@@ -97,7 +118,7 @@ class Need:
 
 def plan_in_force(catalog: Catalog, subscription: Subscription | None) -> str | None:
     """The subscription's plan while it is in force and the catalog still has it, else the default one, if any."""
-    if subscription is not None and _in_force(subscription) and subscription.plan in catalog.plans:
+    if subscription is not None and subscription.is_in_force and subscription.plan in catalog.plans:
         return subscription.plan
     return catalog.default_plan
 
@@ -109,7 +130,7 @@ def plan_end_ms(catalog: Catalog, subscription: Subscription, now_ms: int) -> in
     longest = next((kind for kind in reversed(PERIODS_BY_LENGTH) if kind in kinds), None)
     if longest is None:
         return None
-    anchor_ms = subscription.anchor_ms if _in_force(subscription) else None
+    anchor_ms = subscription.anchor_ms if subscription.is_in_force else None
     return period_at(PeriodKind(longest), now_ms, anchor_ms).end_ms
 
 
@@ -127,7 +148,7 @@ def entitlement(catalog: Catalog, subscription: Subscription | None, metric_name
         return Entitlement(None, 0, "hard", PeriodKind.LIFETIME, None, metric.warn_at_pct, metric.kind)
     granted = catalog.plans[plan_name].limits.get(metric_name, _NOTHING)
     limit, anchor_ms, rollover = granted.limit, None, None
-    if subscription is not None and _in_force(subscription):
+    if subscription is not None and subscription.is_in_force:
         anchor_ms = subscription.anchor_ms
         rollover = None if granted.rollover is None else granted.rollover.max
         if limit is not None:
@@ -136,6 +157,29 @@ def entitlement(catalog: Catalog, subscription: Subscription | None, metric_name
     return Entitlement(
         plan_name, limit, granted.enforcement, kind, anchor_ms, metric.warn_at_pct, metric.kind, granted.caps, rollover
     )
+
+
+def changed_metrics(catalog: Catalog, before: Subscription | None, after: Subscription | None) -> list[str]:
+    """The metrics that either subscription's plan in force or add-ons name, and of which something else holds after."""
+    named: set[str] = set()
+    for each in (before, after):
+        plan = plan_in_force(catalog, each)
+        named.update(catalog.plans[plan].limits if plan is not None else ())
+        bought = each.add_ons if each is not None and each.is_in_force else {}
+        named.update(*(catalog.add_ons[name].adds for name in bought if name in catalog.add_ons))
+    is_otherwise = _standing(before) != _standing(after)
+    return [
+        metric
+        for metric in catalog.metrics
+        if metric in named
+        and (is_otherwise or entitlement(catalog, before, metric) != entitlement(catalog, after, metric))
+    ]
+
+
+def _standing(subscription: Subscription | None) -> tuple[Any, ...]:
+    if subscription is None:
+        return ()
+    return subscription.status, subscription.status_until_ms, subscription.has_lapsed
 
 
 def charges_of(catalog: Catalog, operation: str, quantity: int) -> dict[str, int]:
@@ -173,10 +217,6 @@ def cheapest_upgrade(catalog: Catalog, plan: str | None, needs: Mapping[str, Nee
         if all(_fits(candidate, metric_name, need) for metric_name, need in needs.items()):
             return Upgrade(name, candidate.limits.get(metric, _NOTHING).limit, _upgrade_url(catalog, name))
     return None
-
-
-def _in_force(subscription: Subscription) -> bool:
-    return subscription.status in STATUSES_IN_FORCE
 
 
 def _added(catalog: Catalog, add_ons: Mapping[str, int], metric_name: str) -> int:
