@@ -123,6 +123,8 @@ class SubscriptionRequest(_Body, frozen=True):
     anchor: Instant | None = None
     effective: Literal["now", "period_end"] = "now"
     add_ons: dict[Identifier, Amount] = {}
+    status_until: Instant | UnsetType | None = UNSET
+    reason: Reason | None = None
 
 
 class GrantRequest(_Body, frozen=True):
@@ -177,8 +179,8 @@ def _check(request: _Body) -> None:
     metadata = getattr(request, "metadata", UNSET)
     if metadata is not UNSET:
         _check_metadata(metadata)
-    reason = getattr(request, "reason", UNSET)
-    if reason is not UNSET and "\0" in reason:
+    reason = getattr(request, "reason", None)
+    if isinstance(reason, str) and "\0" in reason:
         raise InvalidRequest("reason may not hold the character U+0000", field="reason")
     if isinstance(request, ConsumeRequest):
         _check_consume(request)

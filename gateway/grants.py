@@ -14,7 +14,7 @@ from gateway.requests import idempotency_key
 from gateway.resources import StrictRequest, asked_by, caller, from_path, ident_of
 from ledger import announcements, grants
 from ledger.store import Store
-from quota.errors import CountersUnavailable, InvalidRequest, UnknownMetric
+from quota.errors import InvalidRequest, QuotagateError, UnknownMetric
 from quota.periods import from_rfc3339, to_rfc3339
 
 log = structlog.get_logger()
@@ -48,7 +48,8 @@ async def give_grant(
         idempotency_key=idempotency_key([value for name, value in request.scope["headers"] if name in KEY_HEADERS]),
     )
     if announcement is not None:
-        await _announce(store, admission, tenant, subject, announcement)
+        ident = ident_of(request)
+        await _tell(store, admission, tenant, subject, metric=data.metric, announcement=announcement, request_id=ident)
         log.info("grant given", tenant=tenant, subject=subject, metric=data.metric, request_id=ident_of(request))
     body = {
         "id": str(grant_id),
@@ -63,11 +64,14 @@ async def give_grant(
     return Response(body, status_code=201, headers={} if announcement else {"idempotency-replayed": "true"})
 
 
-async def _announce(store: Store, admission: Admission, tenant: str, subject: str, announcement: int) -> None:
-    """Tells Redis. If it does not hear, a worker will tell it: the grant is given, and a 503 would ask for another."""
+async def _tell(
+    store: Store, admission: Admission, tenant: str, subject: str, *, metric: str, announcement: int, request_id: str
+) -> None:
+    """Tells Redis, and looks, so that the grant becomes an entry. If Redis does not hear, a worker will tell it: the
+    grant is given, and a 503 would ask for another."""
     try:
         await admission.announce(tenant, subject)
-    except CountersUnavailable as error:
+        await store.run(tenant, announcements.told, [announcement])
+        await admission.look(tenant, subject, request_id, (metric,))
+    except QuotagateError as error:
         log.warning("the counters will hear of a grant later", tenant=tenant, subject=subject, reason=str(error))
-        return
-    await store.run(tenant, announcements.told, [announcement])

@@ -163,6 +163,7 @@ def _of_resources() -> Schema:
     metric = {"metric": IDENTIFIER, **_STATE, "grants": array(closed(_GRANT))}
     held = {
         "status": {"enum": list(SUBSCRIPTION_STATUSES)},
+        "status_until": or_null(INSTANT),
         "anchor": or_null(INSTANT),
         "add_ons": {"type": "object", "additionalProperties": COUNT},
     }

@@ -118,6 +118,7 @@ def _catalog(found: Schema) -> Schema:
         "Catalog": {
             "default_plan": IDENTIFIER,
             "upgrade_url": _URL,
+            "past_due_grace_days": {"type": "integer", "minimum": 0, "maximum": catalog_rules.MAX_GRACE_DAYS},
             **{
                 section: _named(reference(part))
                 for section, part in {

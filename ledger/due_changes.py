@@ -8,11 +8,11 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, text, update
+from sqlalchemy import Connection, null, text, update
 
 from ledger import acts, catalogs, notices
 from ledger.acts import By
-from ledger.instants import from_timestamp, to_timestamp
+from ledger.instants import to_timestamp
 from ledger.notices import Told
 from ledger.subscription_rows import columns_of, locked_rows, subscription_of
 from ledger.subscription_tables import subscriptions
@@ -114,7 +114,12 @@ def _write(connection: Connection, row: Any, step: _Step, catalog: Catalog) -> l
     after, is_change = step.after, step.act == "subscription.changed"
     values = columns_of(after)
     if is_change:
-        values |= {"changed_at": row.scheduled_at, "changed_by": step.by.actor, "scheduled": None, "scheduled_at": None}
+        values |= {
+            "changed_at": row.scheduled_at,
+            "changed_by": step.by.actor,
+            "scheduled": null(),
+            "scheduled_at": None,
+        }
     where = (subscriptions.c.tenant == row.tenant, subscriptions.c.subject == row.subject)
     connection.execute(update(subscriptions).where(*where).values(values))
     told = told_of(catalog, step.before, after)
@@ -128,7 +133,7 @@ def _write(connection: Connection, row: Any, step: _Step, catalog: Catalog) -> l
         before=_document(catalog, step.before),
         after=_document(catalog, after),
     )
-    notices.add(connection, row.tenant, row.subject, told, act_id, step.by)
+    notices.add(connection, row.tenant, row.subject, told, act_id=act_id, by=step.by)
     return [AccountName(row.tenant, row.subject, each.metric) for each in told]
 
 

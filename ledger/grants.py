@@ -39,8 +39,8 @@ class Granted:
     taken: Mapping[tuple[str, int], int] = field(default_factory=dict)
     journalled: bool = False
     is_over: bool = False
-    kind: str = "grant"
-    about: bytes = b""
+    kind: str = field(default="grant", compare=False)
+    about: bytes = field(default=b"", compare=False)
 
 
 # The ids of one account are given out in the order of the commits, so that whoever has seen one has seen all before it.
@@ -96,11 +96,15 @@ def add(
         raise TooMany(
             f"{subject} has {MAX_LIVE_GRANTS} grants of {metric} that are neither used up nor expired: no more fit in"
         )
-    values = account | terms | {
-        "created_by": by.actor,
-        "request_id": by.request_id,
-        "idempotency_key": idempotency_key,
-    }
+    values = (
+        account
+        | terms
+        | {
+            "created_by": by.actor,
+            "request_id": by.request_id,
+            "idempotency_key": idempotency_key,
+        }
+    )
     grant_id = connection.execute(insert(grants).values(values).returning(grants.c.id)).scalar_one()
     after = terms | {"id": str(grant_id), "expires_at": None if expires_ms is None else to_rfc3339(expires_ms)}
     acts.note(connection, tenant, by, "grant.given", subject=subject, object=metric, after=after)

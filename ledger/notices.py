@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 from sqlalchemy import Connection, insert, text
 
+from ledger import announcements
 from ledger.accounts import names_of
 from ledger.acts import By
 from ledger.subscription_tables import notices
@@ -91,7 +92,7 @@ def room(connection: Connection, tenant: str, subject: str) -> None:
         )
 
 
-def add(connection: Connection, tenant: str, subject: str, told: Sequence[Told], act_id: int, by: By) -> None:
+def add(connection: Connection, tenant: str, subject: str, told: Sequence[Told], *, act_id: int, by: By) -> None:
     """Notes what is to become entries. The caller has locked the subject."""
     if not told:
         return
@@ -134,6 +135,16 @@ def of_accounts(connection: Connection, accounts: Sequence[AccountName]) -> dict
         notice = Notice(row.id, row.kind, row.amount, f"{DETAIL_PREFIX}{row.id}:{row.detail}", about)
         found[AccountName(row.tenant, row.subject, row.metric)].append(notice)
     return found
+
+
+_metrics = text("SELECT DISTINCT metric FROM notices WHERE (tenant, subject) = (:tenant, :subject)")
+
+
+def told(connection: Connection, announcement: int, tenant: str, subject: str) -> list[str]:
+    """Takes away an announcement that was told; the metrics of which the subject has notices that are not in the
+    ledger."""
+    announcements.told(connection, [announcement])
+    return list(connection.execute(_metrics, {"tenant": tenant, "subject": subject}).scalars())
 
 
 _take_away = text(

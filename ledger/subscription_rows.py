@@ -7,7 +7,7 @@ from sqlalchemy import Connection, text
 
 from ledger.accounts import array_text
 from ledger.instants import from_timestamp, to_timestamp
-from quota.entitlement import Scheduled, Subscription
+from quota.entitlement import STATUSES_THAT_END, Scheduled, Subscription
 
 _of_subjects = text(
     """
@@ -48,11 +48,18 @@ def subscription_of(row: Any) -> Subscription:
     scheduled = None
     if row.scheduled is not None:
         words = row.scheduled
-        names = ("plan", "status", "anchor_ms", "add_ons")
-        following = Subscription(*(words[name] for name in names), status_until_ms=words.get("status_until_ms"))
+        following = Subscription(
+            words["plan"],
+            words["status"],
+            words["anchor_ms"],
+            words["add_ons"],
+            status_until_ms=words.get("status_until_ms"),
+        )
         scheduled = Scheduled(following, from_timestamp(row.scheduled_at))
     anchor_ms, until_ms = (None if at is None else from_timestamp(at) for at in (row.anchor, row.status_until))
-    return Subscription(row.plan, row.status, anchor_ms, row.add_ons, scheduled, until_ms)
+    # A gateway of the version before writes a status and leaves the end of another.
+    ends = row.status in STATUSES_THAT_END
+    return Subscription(row.plan, row.status, anchor_ms, row.add_ons, scheduled, until_ms if ends else None)
 
 
 def columns_of(subscription: Subscription) -> dict[str, Any]:

@@ -85,7 +85,6 @@ notices = Table(
     Column("about", JSONB, nullable=False),
     instant("created_at", now=True),
     instant("next_try_at", now=True),
-    CheckConstraint("kind IN ('open', 'override')", name="a_notice_is_an_open_or_an_override"),
     CheckConstraint("amount >= 0", name="a_notice_takes_nothing_away"),
     Index("notices_by_account", "tenant", "subject", "metric", "id"),
     Index("notices_to_tell", "next_try_at", "id"),

@@ -45,6 +45,7 @@ def write(
     _, catalog = catalogs.newest(connection, tenant)
     if has_grace:
         subscription = with_grace(catalog, before, subscription, now_ms)
+    subscription = subscription.at(now_ms)
     values = columns_of(subscription) | {
         "changed_at": func.now(),
         "changed_by": by.actor,
@@ -66,7 +67,7 @@ def write(
         before=None if before is None else before.to_document(),
         after=subscription.to_document(),
     )
-    notices.add(connection, tenant, subject, told_of(catalog, before, subscription), act_id, by)
+    notices.add(connection, tenant, subject, told_of(catalog, before, subscription), act_id=act_id, by=by)
     return subscription, announce(connection, tenant, subject)
 
 

@@ -9,12 +9,12 @@ from quota.catalog import Catalog, Limit, Plan
 from quota.catalog_rules import PERIODS_BY_LENGTH
 from quota.errors import InvalidRequest, UnknownOperation
 from quota.identifiers import MAX_AMOUNT, checked_amount
-from quota.periods import PeriodKind, period_at, to_rfc3339
+from quota.periods import DAY_MS, PeriodKind, period_at, to_rfc3339
 
 SUBSCRIPTION_STATUSES = ("active", "trialing", "past_due", "canceled", "paused")
 STATUSES_IN_FORCE = ("active", "trialing", "past_due")
-"""Who is late with a payment keeps the plan until `status_until`, if it has one, or until somebody cancels it. Any other
-word counts as not in force."""
+"""Who is late with a payment keeps the plan until `status_until`, if there is one, or until somebody cancels it. Any
+other word counts as not in force."""
 STATUSES_THAT_END = ("past_due", "trialing")
 """Those that may have an instant from which on they give the default plan."""
 
@@ -158,6 +158,16 @@ def entitlement(catalog: Catalog, subscription: Subscription | None, metric_name
     return Entitlement(
         plan_name, limit, granted.enforcement, kind, anchor_ms, metric.warn_at_pct, metric.kind, granted.caps, rollover
     )
+
+
+def with_grace(catalog: Catalog, before: Subscription | None, after: Subscription, from_ms: int) -> Subscription:
+    """The subscription that is written, with the end that the catalog gives to a past_due without one. What is past due
+    twice in a row ends when it was to end first."""
+    days = catalog.past_due_grace_days
+    if after.status != "past_due" or after.status_until_ms is not None or days is None:
+        return after
+    first_ms = before.status_until_ms if before is not None and before.status == "past_due" else None
+    return replace(after, status_until_ms=from_ms + days * DAY_MS if first_ms is None else first_ms)
 
 
 def changed_metrics(catalog: Catalog, before: Subscription | None, after: Subscription | None) -> list[str]:

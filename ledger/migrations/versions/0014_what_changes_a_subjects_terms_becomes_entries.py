@@ -1,4 +1,4 @@
-"""What changes a subject's terms becomes entries; a subscription's status may end by itself; and there are overrides."""
+"""What changes terms becomes entries, a subscription's status may end by itself, and limits are overridden."""
 
 from alembic import op
 
@@ -21,7 +21,6 @@ CREATE TABLE notices (
     about jsonb NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
     next_try_at timestamptz NOT NULL DEFAULT now(),
-    CONSTRAINT a_notice_is_an_open_or_an_override CHECK (kind IN ('open', 'override')),
     CONSTRAINT a_notice_takes_nothing_away CHECK (amount >= 0)
 );
 CREATE INDEX notices_by_account ON notices (tenant, subject, metric, id);
