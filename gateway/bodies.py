@@ -137,6 +137,14 @@ class GrantRequest(_Body, frozen=True):
     priority: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)] = 0
 
 
+class OverrideRequest(_Body, frozen=True):
+    """A limit in place of the plan's; null is unlimited. It ends never, if `expires_at` is left out."""
+
+    limit: AnyAmount | None
+    reason: Reason
+    expires_at: Instant | None = None
+
+
 class LevelRequest(_Body, frozen=True):
     """What a level is, whatever it was counted to be."""
 

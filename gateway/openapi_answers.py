@@ -168,6 +168,7 @@ def _of_resources() -> Schema:
         "add_ons": {"type": "object", "additionalProperties": COUNT},
     }
     subscription = held | {"scheduled": or_null(closed({"at": INSTANT, "plan": IDENTIFIER, **held}))}
+    override = {"metric": IDENTIFIER, "limit": or_null(COUNT), "expires_at": or_null(INSTANT), "reason": TEXT}
     plan = {"plan": IDENTIFIER, "rank": COUNT, "limits": {"type": "object", "additionalProperties": reference("Limit")}}
     return {
         "CatalogChange": closed(
@@ -202,6 +203,8 @@ def _of_resources() -> Schema:
                 "reason": TEXT,
             }
         ),
+        "Override": closed({"subject": IDENTIFIER, **override}),
+        "Overrides": closed({"items": array(closed(override)), "next_cursor": or_null(TEXT)}),
         "Reconciliation": closed(
             {
                 "run_id": COUNT,

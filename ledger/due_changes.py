@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, null, text, update
 
-from ledger import acts, catalogs, notices
+from ledger import acts, catalogs, notices, overrides
 from ledger.acts import By
 from ledger.instants import to_timestamp
 from ledger.notices import Told
@@ -26,43 +26,53 @@ MAX_STEPS = 3
 
 
 class Changed(NamedTuple):
-    """How many subjects' terms were written down as changed, and the accounts that are to hear of it."""
+    """How many subjects' terms were written down as changed, whether more may be due, and the accounts that are to hear
+    of it."""
 
     subjects: int
+    is_more: bool
     accounts: list[AccountName]
 
 
-# A subject of which too many notices wait is left for later: the drain is away.
-_due = text(
+_scheduled = text(
     """
-    SELECT tenant, subject FROM (
-        (SELECT tenant, subject FROM subscriptions WHERE scheduled_at <= :now
-         ORDER BY scheduled_at, tenant, subject LIMIT :most)
-        UNION
-        (SELECT tenant, subject FROM subscriptions WHERE status_until <= :now AND NOT has_lapsed
-         ORDER BY status_until, tenant, subject LIMIT :most)
-        UNION
-        (SELECT tenant, subject FROM overrides WHERE expires_at <= :now
-         ORDER BY expires_at, tenant, subject, metric LIMIT :most)
-    ) AS due
-    ORDER BY tenant, subject LIMIT :most
+    SELECT tenant, subject FROM subscriptions WHERE scheduled_at <= :now
+    ORDER BY scheduled_at, tenant, subject LIMIT :most
+    """
+)
+
+_lapsing = text(
+    """
+    SELECT tenant, subject FROM subscriptions WHERE status_until <= :now AND status_until IS NOT NULL AND NOT has_lapsed
+    ORDER BY status_until, tenant, subject LIMIT :most
+    """
+)
+
+_ending = text(
+    """
+    SELECT tenant, subject FROM overrides WHERE expires_at <= :now
+    ORDER BY expires_at, tenant, subject, metric LIMIT :most
     """
 )
 
 
 def change_due(connection: Connection, now_ms: int, most: int) -> Changed:
-    """Writes down of some subjects that what was to take effect has."""
-    rows = connection.execute(_due, {"now": to_timestamp(now_ms), "most": most})
-    found = [(row.tenant, row.subject) for row in rows]
+    """Writes down of some subjects that what was to take effect has; at most so many of each kind of change."""
+    words = {"now": to_timestamp(now_ms), "most": most}
+    pages = [connection.execute(query, words).all() for query in (_scheduled, _lapsing, _ending)]
+    found = sorted({(row.tenant, row.subject) for page in pages for row in page})
     if not found:
-        return Changed(0, [])
+        return Changed(0, False, [])
     notices.lock_all(connection, found)
+    # A subject of which too many notices wait is left for later: the drain is away.
     ready = [each for each in found if notices.crowded(connection, *each) is None]
-    return settle(connection, ready, now_ms)
+    accounts = settle(connection, ready, now_ms)
+    return Changed(len(ready), len(ready) == len(found) and any(len(page) == most for page in pages), accounts)
 
 
-def settle(connection: Connection, subjects: Collection[tuple[str, str]], now_ms: int) -> Changed:
-    """The same of these (tenant, subject) pairs, which the caller has locked (`ledger/notices.py`)."""
+def settle(connection: Connection, subjects: Collection[tuple[str, str]], now_ms: int) -> list[AccountName]:
+    """The same of these (tenant, subject) pairs, which the caller has locked (`ledger/notices.py`); the accounts that
+    are to hear of it."""
     known: dict[str, Catalog] = {}
 
     def catalog_of(tenant: str) -> Catalog:
@@ -71,14 +81,12 @@ def settle(connection: Connection, subjects: Collection[tuple[str, str]], now_ms
         return known[tenant]
 
     accounts: list[AccountName] = []
-    changed = set()
     for row in locked_rows(connection, list(subjects)):
-        steps = list(_steps(subscription_of(row), row, now_ms))
-        for each in steps:
+        for each in _steps(subscription_of(row), row, now_ms):
             accounts += _write(connection, row, each, catalog_of(row.tenant))
-        if steps:
-            changed.add((row.tenant, row.subject))
-    return Changed(len(changed), accounts)
+    for tenant, subject in subjects:
+        accounts += overrides.end(connection, tenant, subject, now_ms)
+    return accounts
 
 
 class _Step(NamedTuple):

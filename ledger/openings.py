@@ -5,12 +5,12 @@ from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection
 
-from ledger import accounts, catalogs, grants, holds, notices, subscriptions
+from ledger import accounts, catalogs, grants, holds, notices, overrides, subscriptions
 from ledger.accounts import Balance
 from ledger.grants import Granted
 from ledger.plans import led_by_index
 from quota.catalog import Catalog
-from quota.entitlement import Subscription, entitlement
+from quota.entitlement import Override, Subscription, entitlement
 from quota.formats import NONE, CapState, GrantState, Terms, Window
 from quota.journal import Place
 from quota.keys import AccountName
@@ -35,6 +35,7 @@ class Reading:
     seals: dict[AccountName, Place] = field(default_factory=dict)
     unsealed: dict[AccountName, Balance] = field(default_factory=dict)
     notices: dict[AccountName, list[Notice]] = field(default_factory=dict)
+    overrides: dict[AccountName, Override] = field(default_factory=dict)
 
 
 def read(connection: Connection, wanted: list[AccountName], now_ms: int) -> Reading:
@@ -52,6 +53,7 @@ def read(connection: Connection, wanted: list[AccountName], now_ms: int) -> Read
         accounts.seals(connection, wanted),
         accounts.unsealed_balances(connection, wanted, now_ms),
         notices.of_accounts(connection, wanted),
+        overrides.of_accounts(connection, wanted),
     )
 
 
@@ -59,7 +61,11 @@ def opening(account: AccountName, now_ms: int, reading: Reading) -> Opening:
     """The account as it should stand in Redis. Pure."""
     version, catalog = reading.catalogs[account.tenant]
     subscription = reading.subscriptions.get((account.tenant, account.subject))
-    granted = entitlement(catalog, None if subscription is None else subscription.at(now_ms), account.metric)
+    override = reading.overrides.get(account)
+    if override is not None and override.expires_ms is not None and override.expires_ms <= now_ms:
+        override = None
+    running_terms = None if subscription is None else subscription.at(now_ms)
+    granted = entitlement(catalog, running_terms, account.metric, override)
     running = reading.balances.get(account, [])
     period = period_at(granted.kind, now_ms, granted.anchor_ms)
     if granted.plan is None and running:
@@ -95,12 +101,19 @@ def opening(account: AccountName, now_ms: int, reading: Reading) -> Opening:
         seal=None if seal is None else str(seal),
         cut=cut,
         holds=reading.holds.get(account, {}),
-        until_ms=None if subscription is None else subscription.next_change_ms(now_ms),
+        until_ms=_until_ms(subscription, override, now_ms),
         ttl_ms=NO_PLAN_TTL_MS if granted.plan is None else 0,
         keeps_window=granted.plan is None,
         notices=tuple(reading.notices.get(account, ())),
         grant_entries={each.id: (each.kind, each.about) for each in known_grants if not each.journalled},
     )
+
+
+def _until_ms(subscription: Subscription | None, override: Override | None, now_ms: int) -> int | None:
+    """When these terms end by themselves; the override has not ended at `now_ms`."""
+    changes_ms = None if subscription is None else subscription.next_change_ms(now_ms)
+    ends_ms = None if override is None else override.expires_ms
+    return min((at_ms for at_ms in (changes_ms, ends_ms) if at_ms is not None), default=None)
 
 
 def _cap(period: Period, limit: int, spent: Mapping[tuple[str, int], int]) -> CapState:

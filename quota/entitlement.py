@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
+from msgspec import structs
+
 from quota.catalog import Catalog, Limit, Plan
 from quota.catalog_rules import PERIODS_BY_LENGTH
 from quota.errors import InvalidRequest, UnknownOperation
@@ -82,6 +84,14 @@ class Scheduled:
 
 
 @dataclass(frozen=True, slots=True)
+class Override:
+    """A limit in place of the plan's, until an instant. `limit` None is unlimited."""
+
+    limit: int | None
+    expires_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Entitlement:
     """`limit` None is unlimited. `plan` None means that no plan is in force: the limit is 0 then. `caps` maps the kind
     of a shorter window to its limit. `nature` is counter or level. At most `rollover` unused units go on into the next
@@ -135,11 +145,15 @@ def plan_end_ms(catalog: Catalog, subscription: Subscription, now_ms: int) -> in
     return period_at(PeriodKind(longest), now_ms, anchor_ms).end_ms
 
 
-def entitlement(catalog: Catalog, subscription: Subscription | None, metric_name: str) -> Entitlement:
+def entitlement(
+    catalog: Catalog, subscription: Subscription | None, metric_name: str, override: Override | None = None
+) -> Entitlement:
     """Of a metric that has left the catalog, what there is without a plan: no more of it, and what was used stays.
 
     Add-ons, the anchor and what rolls over belong to the subscription: they count only while it is in force, and still
     do when its plan has left the catalog and the default one stands in. An add-on that has left the catalog adds none.
+    An override that has not ended is in place of the plan's limit, and add-ons count on top of it; without a plan in
+    force it waits.
     """
     metric = catalog.metrics.get(metric_name)
     if metric is None:
@@ -148,6 +162,8 @@ def entitlement(catalog: Catalog, subscription: Subscription | None, metric_name
     if plan_name is None:
         return Entitlement(None, 0, "hard", PeriodKind.LIFETIME, None, metric.warn_at_pct, metric.kind)
     granted = catalog.plans[plan_name].limits.get(metric_name, _NOTHING)
+    if override is not None:
+        granted = _overridden(catalog, plan_name, metric_name, override)
     limit, anchor_ms, rollover = granted.limit, None, None
     if subscription is not None and subscription.is_in_force:
         anchor_ms = subscription.anchor_ms
@@ -158,6 +174,21 @@ def entitlement(catalog: Catalog, subscription: Subscription | None, metric_name
     return Entitlement(
         plan_name, limit, granted.enforcement, kind, anchor_ms, metric.warn_at_pct, metric.kind, granted.caps, rollover
     )
+
+
+def _overridden(catalog: Catalog, plan_name: str, metric_name: str, override: Override) -> Limit:
+    """All but the limit is the plan's. Where it does not name the metric: the lowest-ranked plan's that does, of which
+    nothing rolls over; else it is for a lifetime, and hard."""
+    granted = catalog.plans[plan_name].limits.get(metric_name)
+    if granted is not None:
+        # Of what is unlimited, nothing is left.
+        return structs.replace(
+            granted, limit=override.limit, rollover=None if override.limit is None else granted.rollover
+        )
+    for plan in sorted(catalog.plans.values(), key=lambda each: each.rank):
+        if metric_name in plan.limits:
+            return structs.replace(plan.limits[metric_name], limit=override.limit, rollover=None)
+    return Limit(limit=override.limit)
 
 
 def with_grace(catalog: Catalog, before: Subscription | None, after: Subscription, from_ms: int) -> Subscription:
@@ -171,12 +202,13 @@ def with_grace(catalog: Catalog, before: Subscription | None, after: Subscriptio
 
 
 def changed_metrics(catalog: Catalog, before: Subscription | None, after: Subscription | None) -> list[str]:
-    """The metrics that either subscription's plan in force or add-ons name, and of which something else holds after."""
+    """The metrics that either subscription's plan or add-ons, or the plan in force, name, and of which something else
+    holds after."""
     named: set[str] = set()
     for each in (before, after):
-        plan = plan_in_force(catalog, each)
-        named.update(catalog.plans[plan].limits if plan is not None else ())
-        bought = each.add_ons if each is not None and each.is_in_force else {}
+        plans = {plan_in_force(catalog, each)} | ({each.plan} if each is not None else set())
+        named.update(*(plan.limits for name, plan in catalog.plans.items() if name in plans))
+        bought = each.add_ons if each is not None else {}
         named.update(*(catalog.add_ons[name].adds for name in bought if name in catalog.add_ons))
     is_otherwise = _standing(before) != _standing(after)
     return [

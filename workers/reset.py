@@ -101,7 +101,7 @@ class Reset:
         done.changed += changed.subjects
         # The terms hold since their instant; this makes entries of it. What fails is brought in by the announcer.
         self._bringing_in.bring_in(sorted(set(changed.accounts), key=str))
-        return changed.subjects == CHANGES_PAGE
+        return changed.is_more
 
     def _release(self, done: Done, now_ms: int) -> bool:
         done.released += self._releasing.release(now_ms - HEARD_WITHIN_MS, PAGE)
