@@ -171,14 +171,6 @@ def _of_resources() -> Schema:
     override = {"metric": IDENTIFIER, "limit": or_null(COUNT), "expires_at": or_null(INSTANT), "reason": TEXT}
     plan = {"plan": IDENTIFIER, "rank": COUNT, "limits": {"type": "object", "additionalProperties": reference("Limit")}}
     return {
-        "CatalogChange": closed(
-            {
-                "version": COUNT,
-                "applied": FLAG,
-                "changes": array(TEXT),
-                "catalog": reference("Catalog"),
-            }
-        ),
         "PlanWithLimits": closed(plan),
         "Plans": closed({"items": array(reference("PlanWithLimits")), "next_cursor": or_null(TEXT)}),
         "Subscription": closed({"subject": IDENTIFIER, "plan": IDENTIFIER, **subscription}),
@@ -215,6 +207,9 @@ def _of_resources() -> Schema:
                 ),
                 "refusal": or_null(TEXT),
             }
+        ),
+        "StripeOutcome": closed(
+            {"received": {"const": True}, "outcome": {"enum": ["applied", "duplicate", "stale", "ignored"]}}
         ),
         "Liveness": closed({"status": {"const": "live"}}),
         "Readiness": closed(

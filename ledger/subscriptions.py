@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, func, null, text
@@ -21,7 +22,8 @@ __all__ = ["change_due", "of_subject", "of_subjects", "put", "schedule", "write"
 
 
 def put(connection: Connection, tenant: str, subject: str, subscription: Subscription, by: By) -> int:
-    """Writes the subscription, and nothing is scheduled any more; the id of the announcement to be told to Redis."""
+    """Writes the subscription with what is scheduled of it, and nothing else is any more; the id of the announcement
+    to be told to Redis."""
     return write(connection, tenant, subject, subscription, by)[1]
 
 
@@ -49,8 +51,7 @@ def write(
     values = columns_of(subscription) | {
         "changed_at": func.now(),
         "changed_by": by.actor,
-        "scheduled": null(),
-        "scheduled_at": None,
+        **_scheduled(subscription.scheduled, by),
     }
     connection.execute(
         insert(subscriptions)
@@ -116,14 +117,8 @@ def schedule(
     if has_grace:
         _, catalog = catalogs.newest(connection, tenant)
         following = with_grace(catalog, running, following, at_ms)
-    words = words_of(following) | {
-        "changed_by": by.actor,
-        "origin": by.origin,
-        "request_id": by.request_id,
-        "reason": by.reason,
-    }
     where = {"tenant": tenant, "subject": subject, "at": to_timestamp(at_ms)}
-    connection.execute(_schedule, where | {"scheduled": msgspec.json.encode(words).decode()})
+    connection.execute(_schedule, where | {"scheduled": msgspec.json.encode(_words(following, by)).decode()})
     after = replace(running, scheduled=Scheduled(following, at_ms))
     acts.note(
         connection,
@@ -136,3 +131,14 @@ def schedule(
         after=after.to_document(),
     )
     return after, announce(connection, tenant, subject)
+
+
+def _scheduled(scheduled: Scheduled | None, by: By) -> dict[str, Any]:
+    if scheduled is None:
+        return {"scheduled": null(), "scheduled_at": None}
+    return {"scheduled": _words(scheduled.subscription, by), "scheduled_at": to_timestamp(scheduled.at_ms)}
+
+
+def _words(subscription: Subscription, by: By) -> dict[str, Any]:
+    who = {"changed_by": by.actor, "origin": by.origin, "request_id": by.request_id, "reason": by.reason}
+    return words_of(subscription) | who

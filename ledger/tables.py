@@ -28,6 +28,7 @@ from ledger import (  # noqa: F401 - as well
     link_table,
     outage_tables,
     sealed_table,
+    stripe_tables,
     subscription_tables,
 )
 from ledger.columns import account, claims, instant, numbers, optional_texts, period, place, texts
