@@ -16,6 +16,7 @@ from gateway.reports import Reports
 from gateway.resources import StrictRequest, asked_by, caller, from_path, ident_of
 from gateway.telling import tell_terms
 from ledger import subscriptions
+from ledger.acts import By
 from ledger.store import Store
 from quota.catalog import Catalog
 from quota.entitlement import STATUSES_THAT_END, Subscription, plan_end_ms, plan_in_force
@@ -41,8 +42,13 @@ async def read_status(
     at_ms = past_instant_in(request.query_params, "at", admission.now_ms())
     if at_ms is not None:
         return await reporting.standing(tenant, subject, at_ms)
+    return await status_of(store, admission, tenant, subject, ident_of(request))
+
+
+async def status_of(store: Store, admission: Admission, tenant: str, subject: str, request_id: str) -> dict[str, Any]:
+    """The status document: every metric of the subject now."""
     subscription = await _subscription(store, admission, tenant, subject)
-    catalog, found = await admission.look(tenant, subject, ident_of(request))
+    catalog, found = await admission.look(tenant, subject, request_id)
     plan = plan_in_force(catalog, subscription)
     of_plan = catalog.plans[plan].limits if plan is not None else {}
     return {
@@ -87,8 +93,24 @@ async def write_subscription(
     data: JSONBody[SubscriptionRequest],
 ) -> dict[str, Any]:
     tenant, subject = caller(request).tenant, from_path(subject, "subject")
+    return await subscribe(
+        store, admission, tenant, subject, data, by=asked_by(request, data.reason), request_id=ident_of(request)
+    )
+
+
+async def subscribe(
+    store: Store,
+    admission: Admission,
+    tenant: str,
+    subject: str,
+    data: SubscriptionRequest,
+    *,
+    by: By,
+    request_id: str,
+) -> dict[str, Any]:
+    """Puts the subject on a plan, and tells Redis; the subscription document. UnknownPlan, InvalidRequest, NotFound."""
     _, catalog = await admission.catalogs.refresh(tenant)
-    now_ms, by = admission.now_ms(), asked_by(request, data.reason)
+    now_ms = admission.now_ms()
     subscription = _checked(data, catalog, now_ms)
     how: dict[str, Any] = {"now_ms": now_ms, "by": by, "has_grace": data.status_until is UNSET}
     if data.effective == "now":
@@ -98,8 +120,8 @@ async def write_subscription(
         how["end_of"] = lambda running: _end_of(running, catalog, now_ms, until_ms)
         written = await store.run(tenant, subscriptions.schedule, tenant, subject, subscription, **how)
     subscription, announcement = written
-    await tell_terms(store, admission, tenant, subject, announcement=announcement, request_id=ident_of(request))
-    log.info("subscription written", tenant=tenant, subject=subject, plan=data.plan, request_id=ident_of(request))
+    await tell_terms(store, admission, tenant, subject, announcement=announcement, request_id=request_id)
+    log.info("subscription written", tenant=tenant, subject=subject, plan=data.plan, request_id=request_id)
     return {"subject": subject, **subscription.to_document()}
 
 

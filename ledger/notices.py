@@ -49,8 +49,8 @@ _one_at_a_time = text(
 _all_one_at_a_time = text(
     """
     SELECT pg_advisory_xact_lock(hashtextextended(subject, hashtextextended(tenant, 7261003))) FROM (
-        SELECT DISTINCT * FROM unnest(CAST(:tenants AS text[]), CAST(:subjects AS text[])) AS wanted (tenant, subject)
-        ORDER BY tenant, subject
+        SELECT * FROM unnest(CAST(:tenants AS text[]), CAST(:subjects AS text[])) AS wanted (tenant, subject)
+        ORDER BY tenant COLLATE "C", subject COLLATE "C"
     ) AS wanted
     """
 )

@@ -18,7 +18,7 @@ from ledger.subscription_tables import subscriptions
 from quota.entitlement import Scheduled, Subscription, with_grace
 from quota.errors import NotFound
 
-__all__ = ["change_due", "of_subject", "of_subjects", "put", "schedule", "write"]
+__all__ = ["change_due", "of_subject", "of_subject_locked", "of_subjects", "put", "schedule", "write"]
 
 
 def put(connection: Connection, tenant: str, subject: str, subscription: Subscription, by: By) -> int:
@@ -70,6 +70,12 @@ def write(
     )
     notices.add(connection, tenant, subject, told_of(catalog, before, subscription), act_id=act_id, by=by)
     return subscription, announce(connection, tenant, subject)
+
+
+def of_subject_locked(connection: Connection, tenant: str, subject: str) -> Subscription | None:
+    """The subject's subscription, which nobody else changes until the transaction ends."""
+    notices.lock(connection, tenant, subject)
+    return of_subject(connection, tenant, subject)
 
 
 def _alone(connection: Connection, tenant: str, subject: str, now_ms: int) -> Subscription | None:

@@ -1,7 +1,7 @@
 """Runs the shell blocks of a page, in order, in one folder and against one system, and compares what they print.
 
-The pages say 127.0.0.1:8080, and 127.0.0.1:9000 for the reader's own program; here both are free ports. `quotagate` and
-`python3` are those of the tests, and KEY is the first key, as the pages say that it is.
+The pages say 127.0.0.1:8080, 8081 for a second system, and 9000 for the reader's program; here these are free ports.
+`quotagate` and `python3` are those of the tests, and KEY is the first key, as the pages say that it is.
 """
 
 import os
@@ -18,7 +18,7 @@ from tests.docs.blocks import Block
 from tests.docs.warm import CLIENT
 from tests.system import ROOT, System, port_of
 
-BLOCK_AFTER_S = 30.0
+BLOCK_AFTER_S = 60.0
 _VARYING = [
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"), "INSTANT"),
     (re.compile(r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b"), "UUID"),
@@ -34,14 +34,24 @@ class Shell:
 
     def __init__(self, folder: Path, system: System, warm: Path) -> None:
         self.folder = folder
-        self._ports = {"8080": str(port_of(system.urls["gateway"])), "9000": str(free_port())}
+        self._ports = {
+            "8080": str(port_of(system.urls["gateway"])),
+            "8081": str(free_port()),
+            "9000": str(free_port()),
+        }
         self._state = folder / ".state"
         self._groups: list[int] = []
         programs = folder / ".bin"
         programs.mkdir(parents=True)
         (programs / "client.py").write_text(CLIENT.format(path=str(warm)))
-        for name, words in {"quotagate": f"-I -S {programs / 'client.py'}", "python3": ""}.items():
-            (programs / name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {words} "$@"\n')
+        python, client = shlex.quote(sys.executable), shlex.quote(str(programs / "client.py"))
+        scripts = {
+            "python3": f'exec {python} "$@"',
+            # What stays is a process of the page's own, which ends with it.
+            "quotagate": f'[ "$1" = up ] && exec {python} -m quotagate "$@"; exec {python} -I -S {client} "$@"',
+        }
+        for name, script in scripts.items():
+            (programs / name).write_text(f"#!/bin/sh\n{script}\n")
             (programs / name).chmod(0o755)
         (folder / ".data").symlink_to(system.data)
         (folder / "examples").symlink_to(ROOT / "examples")
@@ -61,7 +71,7 @@ class Shell:
             f"set -a; [ -f {self._state} ] && . {self._state}",
             "set -e",
             self._with_our_ports(commands),
-            f"export -p > {self._state}",
+            f"{{ export -p; declare -f; }} > {self._state}",
         ]
         printed = self.folder / ".printed"
         with printed.open("wb") as out:
@@ -91,7 +101,9 @@ class Shell:
     def _with_our_ports(self, text: str) -> str:
         for theirs, ours in self._ports.items():
             text = text.replace(f"127.0.0.1:{theirs}", f"127.0.0.1:{ours}")
-            text = text.replace(f'"127.0.0.1", {theirs}', f'"127.0.0.1", {ours}')
+            text = text.replace(f'"127.0.0.1", {theirs}', f'"127.0.0.1", {ours}').replace(
+                f"-port {theirs}", f"-port {ours}"
+            )
         return text
 
     def _with_their_ports(self, text: str) -> str:
