@@ -3,6 +3,7 @@ it is not, the missing piece is brought and the step is asked again.
 """
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import replace
 
 from gateway.catalog_cache import CatalogCache
@@ -77,12 +78,16 @@ class Admission:
                 return settled(reply), catalog
         raise CountersUnavailable(f"the account was changed {MAX_ATTEMPTS} times meanwhile; nothing was charged")
 
-    async def look(self, tenant: str, subject: str, request_id: str) -> tuple[Catalog, dict[str, Decision]]:
-        """Every metric of the catalog as it stands for a subject; nothing is charged."""
+    async def look(
+        self, tenant: str, subject: str, request_id: str, metrics: Collection[str] | None = None
+    ) -> tuple[Catalog, dict[str, Decision]]:
+        """Every metric of the catalog, or each of some, as it stands for a subject; nothing is charged."""
         for _ in range(MAX_ATTEMPTS):
             _, catalog = await self.catalogs.get(tenant)
             demands = [
-                Demand(tenant, subject, Mode.CHECK, request_id, (Asked(metric, 0),)) for metric in catalog.metrics
+                Demand(tenant, subject, Mode.CHECK, request_id, (Asked(metric, 0),))
+                for metric in catalog.metrics
+                if metrics is None or metric in metrics
             ]
             try:
                 found = await asyncio.gather(*map(self.decide, demands))

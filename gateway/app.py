@@ -16,7 +16,20 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from gateway import api_keys, audit_log, catalog, grants, jobs, levels, openapi, ops, reports, stripe_webhooks, subjects
+from gateway import (
+    api_keys,
+    audit_log,
+    catalog,
+    grants,
+    jobs,
+    levels,
+    openapi,
+    ops,
+    overrides,
+    reports,
+    stripe_webhooks,
+    subjects,
+)
 from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.batch import Batch
@@ -218,6 +231,9 @@ def routed(gateway: Gateway, parts: Parts) -> Litestar:
             subjects.write_subscription,
             grants.give_grant,
             levels.write_level,
+            overrides.write_override,
+            overrides.remove_override,
+            overrides.list_overrides,
             reports.read_usage,
             reports.read_statement,
             reports.list_entries,

@@ -123,6 +123,8 @@ class SubscriptionRequest(_Body, frozen=True):
     anchor: Instant | None = None
     effective: Literal["now", "period_end"] = "now"
     add_ons: dict[Identifier, Amount] = {}
+    status_until: Instant | UnsetType | None = UNSET
+    reason: Reason | None = None
 
 
 class GrantRequest(_Body, frozen=True):
@@ -133,6 +135,14 @@ class GrantRequest(_Body, frozen=True):
     reason: Reason
     expires_at: Instant | None = None
     priority: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)] = 0
+
+
+class OverrideRequest(_Body, frozen=True):
+    """A limit in place of the plan's; null is unlimited. It ends never, if `expires_at` is left out."""
+
+    limit: AnyAmount | None
+    reason: Reason
+    expires_at: Instant | None = None
 
 
 class LevelRequest(_Body, frozen=True):
@@ -177,8 +187,8 @@ def _check(request: _Body) -> None:
     metadata = getattr(request, "metadata", UNSET)
     if metadata is not UNSET:
         _check_metadata(metadata)
-    reason = getattr(request, "reason", UNSET)
-    if reason is not UNSET and "\0" in reason:
+    reason = getattr(request, "reason", None)
+    if isinstance(reason, str) and "\0" in reason:
         raise InvalidRequest("reason may not hold the character U+0000", field="reason")
     if isinstance(request, ConsumeRequest):
         _check_consume(request)

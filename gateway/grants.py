@@ -15,7 +15,7 @@ from gateway.resources import StrictRequest, asked_by, caller, from_path
 from ledger import announcements, grants
 from ledger.acts import By
 from ledger.store import Store
-from quota.errors import CountersUnavailable, InvalidRequest, UnknownMetric
+from quota.errors import InvalidRequest, QuotagateError, UnknownMetric
 from quota.periods import from_rfc3339, to_rfc3339
 
 log = structlog.get_logger()
@@ -67,7 +67,8 @@ async def give(
         idempotency_key=key,
     )
     if announcement is not None:
-        await _announce(store, admission, tenant, subject, announcement)
+        ident = by.request_id or "-"
+        await _tell(store, admission, tenant, subject, metric=data.metric, announcement=announcement, request_id=ident)
         log.info("grant given", tenant=tenant, subject=subject, metric=data.metric, request_id=by.request_id)
     body = {
         "id": str(grant_id),
@@ -82,11 +83,14 @@ async def give(
     return body, announcement is not None
 
 
-async def _announce(store: Store, admission: Admission, tenant: str, subject: str, announcement: int) -> None:
-    """Tells Redis. If it does not hear, a worker will tell it: the grant is given, and a 503 would ask for another."""
+async def _tell(
+    store: Store, admission: Admission, tenant: str, subject: str, *, metric: str, announcement: int, request_id: str
+) -> None:
+    """Tells Redis, and looks, so that the grant becomes an entry. If Redis does not hear, a worker will tell it: the
+    grant is given, and a 503 would ask for another."""
     try:
         await admission.announce(tenant, subject)
-    except CountersUnavailable as error:
+        await store.run(tenant, announcements.told, [announcement])
+        await admission.look(tenant, subject, request_id, (metric,))
+    except QuotagateError as error:
         log.warning("the counters will hear of a grant later", tenant=tenant, subject=subject, reason=str(error))
-        return
-    await store.run(tenant, announcements.told, [announcement])

@@ -163,10 +163,12 @@ def _of_resources() -> Schema:
     metric = {"metric": IDENTIFIER, **_STATE, "grants": array(closed(_GRANT))}
     held = {
         "status": {"enum": list(SUBSCRIPTION_STATUSES)},
+        "status_until": or_null(INSTANT),
         "anchor": or_null(INSTANT),
         "add_ons": {"type": "object", "additionalProperties": COUNT},
     }
     subscription = held | {"scheduled": or_null(closed({"at": INSTANT, "plan": IDENTIFIER, **held}))}
+    override = {"metric": IDENTIFIER, "limit": or_null(COUNT), "expires_at": or_null(INSTANT), "reason": TEXT}
     plan = {"plan": IDENTIFIER, "rank": COUNT, "limits": {"type": "object", "additionalProperties": reference("Limit")}}
     return {
         "PlanWithLimits": closed(plan),
@@ -193,6 +195,8 @@ def _of_resources() -> Schema:
                 "reason": TEXT,
             }
         ),
+        "Override": closed({"subject": IDENTIFIER, **override}),
+        "Overrides": closed({"items": array(closed(override)), "next_cursor": or_null(TEXT)}),
         "Reconciliation": closed(
             {
                 "run_id": COUNT,

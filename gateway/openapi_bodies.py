@@ -14,6 +14,7 @@ from gateway.bodies import (
     GrantRequest,
     LevelRequest,
     NothingRequest,
+    OverrideRequest,
     RefundRequest,
     ReleaseRequest,
     ReservationRequest,
@@ -31,6 +32,7 @@ _BODIES = (
     ConsumeRequest,
     GrantRequest,
     LevelRequest,
+    OverrideRequest,
     NothingRequest,
     RefundRequest,
     ReleaseRequest,
@@ -131,6 +133,7 @@ def _catalog(found: Schema) -> Schema:
         "Catalog": {
             "default_plan": IDENTIFIER,
             "upgrade_url": _URL,
+            "past_due_grace_days": {"type": "integer", "minimum": 0, "maximum": catalog_rules.MAX_GRACE_DAYS},
             **{
                 section: _named(reference(part))
                 for section, part in {

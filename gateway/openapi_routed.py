@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.bodies import MAX_REASON_CHARACTERS, WITHOUT_NUL
 from gateway.openapi_answers import IDENTIFIER, Schema
 from gateway.openapi_catalog import OF_CATALOG
 from gateway.openapi_parts import KEY, Answered, json_body, link, responses
@@ -56,6 +57,12 @@ _PAGING: list[Schema] = [
         "schema": {"type": "string", "minLength": 1, "maxLength": MAX_CURSOR_CHARACTERS},
     },
 ]
+_WHY: Schema = {
+    "name": "reason",
+    "in": "query",
+    "description": "Why, for the audit log and the entry",
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_REASON_CHARACTERS, **WITHOUT_NUL},
+}
 _SIGNATURE: Schema = {
     "name": "Stripe-Signature",
     "in": "header",
@@ -98,7 +105,7 @@ ROUTED = {
     ("/v1/subjects/{subject}/subscription", "put"): Routed(
         "WriteSubscription",
         "Subscription",
-        (*_OF_WRITING, 404),
+        (*_OF_WRITING, 404, 409),
         links=_OF_SUBJECT,
         body="SubscriptionRequest",
         examples={"bought": {"plan": "pro", "status": "active", "anchor": "2026-11-30T10:00:00Z"}},
@@ -121,6 +128,18 @@ ROUTED = {
         body="LevelRequest",
         examples={"counted": {"used": 1, "reason": "counted by hand"}},
     ),
+    ("/v1/subjects/{subject}/overrides/{metric}", "put"): Routed(
+        "WriteOverride",
+        "Override",
+        (*_OF_WRITING, 404, 409),
+        links={"status": _OF_SUBJECT["status"]},
+        body="OverrideRequest",
+        examples={"a pilot": {"limit": 500, "reason": "a pilot", "expires_at": "9999-12-31T00:00:00Z"}},
+    ),
+    ("/v1/subjects/{subject}/overrides/{metric}", "delete"): Routed(
+        "RemoveOverride", "", (*_OF_READING, 404, 409), 204, query=[_WHY]
+    ),
+    ("/v1/subjects/{subject}/overrides", "get"): Routed("ListOverrides", "Overrides", _OF_READING, is_paged=True),
     ("/v1/api_keys", "get"): Routed("ListApiKeys", "ApiKeys", _OF_READING, is_paged=True),
     ("/v1/api_keys", "post"): Routed(
         "CreateApiKey",

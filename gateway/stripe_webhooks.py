@@ -9,9 +9,9 @@ from litestar.di import NamedDependency
 from gateway.admission import Admission
 from gateway.resources import StrictRequest, ident_of
 from gateway.stripe_signatures import StripeSignatures
-from ledger import announcements, stripe
+from gateway.telling import tell_terms
+from ledger import stripe
 from ledger.store import Store
-from quota.entitlement import Subscription, plan_in_force
 from quota.errors import InvalidRequest, UnknownPrice
 from quota.stripe_events import StripeEvent, parse
 from quota.stripe_terms import plans_of
@@ -48,25 +48,12 @@ async def take_stripe_event(
         log.warning("an event of Stripe's cannot be used yet", reason=str(error), **told)
         raise
     for subject, announcement, subscription in taken.written:
-        await _tell(store, admission, tenant, subject, announcement)
-        await _open(admission, tenant, subject, subscription, ident_of(request))
+        ident = ident_of(request)
+        await tell_terms(store, admission, tenant, subject, announcement=announcement, request_id=ident)
         log.info("subscription written", subject=subject, plan=subscription.plan, status=subscription.status, **told)
     if taken.written:
         await _warn(admission, tenant, event, told)
     return {"received": True, "outcome": taken.outcome}
-
-
-async def _tell(store: Store, admission: Admission, tenant: str, subject: str, announcement: int) -> None:
-    await admission.announce(tenant, subject)
-    await store.run(tenant, announcements.told, [announcement])
-
-
-async def _open(admission: Admission, tenant: str, subject: str, subscription: Subscription, request_id: str) -> None:
-    """What is left of a period can go on into the next one only if somebody knows of it, used or not."""
-    _, catalog = await admission.catalogs.get(tenant)
-    plan = plan_in_force(catalog, subscription)
-    if plan is not None and any(limit.rollover for limit in catalog.plans[plan].limits.values()):
-        await admission.look(tenant, subject, request_id)
 
 
 async def _warn(admission: Admission, tenant: str, event: StripeEvent, told: dict[str, str]) -> None:

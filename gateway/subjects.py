@@ -6,6 +6,7 @@ import structlog
 from litestar import get, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
+from msgspec import UNSET
 
 from gateway.admission import Admission
 from gateway.answers import metric_document
@@ -13,13 +14,14 @@ from gateway.bodies import SubscriptionRequest
 from gateway.report_queries import past_instant_in
 from gateway.reports import Reports
 from gateway.resources import StrictRequest, asked_by, caller, from_path, ident_of
-from ledger import announcements, subscriptions
+from gateway.telling import tell_terms
+from ledger import subscriptions
 from ledger.acts import By
 from ledger.store import Store
 from quota.catalog import Catalog
-from quota.entitlement import Subscription, plan_end_ms, plan_in_force
+from quota.entitlement import STATUSES_THAT_END, Subscription, plan_end_ms, plan_in_force
 from quota.errors import InvalidRequest, NotFound, UnknownPlan
-from quota.periods import from_rfc3339
+from quota.periods import from_rfc3339, to_rfc3339
 
 log = structlog.get_logger()
 
@@ -91,7 +93,9 @@ async def write_subscription(
     data: JSONBody[SubscriptionRequest],
 ) -> dict[str, Any]:
     tenant, subject = caller(request).tenant, from_path(subject, "subject")
-    return await subscribe(store, admission, tenant, subject, data, by=asked_by(request), request_id=ident_of(request))
+    return await subscribe(
+        store, admission, tenant, subject, data, by=asked_by(request, data.reason), request_id=ident_of(request)
+    )
 
 
 async def subscribe(
@@ -106,27 +110,17 @@ async def subscribe(
 ) -> dict[str, Any]:
     """Puts the subject on a plan, and tells Redis; the subscription document. UnknownPlan, InvalidRequest, NotFound."""
     _, catalog = await admission.catalogs.refresh(tenant)
-    subscription = _checked(data, catalog)
+    now_ms = admission.now_ms()
+    subscription = _checked(data, catalog, now_ms)
+    how: dict[str, Any] = {"now_ms": now_ms, "by": by, "has_grace": data.status_until is UNSET}
     if data.effective == "now":
-        announcement = await store.run(tenant, subscriptions.put, tenant, subject, subscription, by)
+        written = await store.run(tenant, subscriptions.write, tenant, subject, subscription, **how)
     else:
-        now_ms = admission.now_ms()
-        subscription, announcement = await store.run(
-            tenant,
-            subscriptions.schedule,
-            tenant,
-            subject,
-            subscription,
-            end_of=lambda running: _end_of(running, catalog, now_ms),
-            now_ms=now_ms,
-            by=by,
-        )
-    await admission.announce(tenant, subject)
-    await store.run(tenant, announcements.told, [announcement])
-    plan = plan_in_force(catalog, subscription)
-    if plan is not None and any(limit.rollover for limit in catalog.plans[plan].limits.values()):
-        # What is left of a period can go on into the next one only if somebody knows of it, used or not.
-        await admission.look(tenant, subject, request_id)
+        until_ms = subscription.status_until_ms
+        how["end_of"] = lambda running: _end_of(running, catalog, now_ms, until_ms)
+        written = await store.run(tenant, subscriptions.schedule, tenant, subject, subscription, **how)
+    subscription, announcement = written
+    await tell_terms(store, admission, tenant, subject, announcement=announcement, request_id=request_id)
     log.info("subscription written", tenant=tenant, subject=subject, plan=data.plan, request_id=request_id)
     return {"subject": subject, **subscription.to_document()}
 
@@ -138,18 +132,34 @@ async def _subscription(store: Store, admission: Admission, tenant: str, subject
     return None if found is None else found.at(admission.now_ms())
 
 
-def _end_of(running: Subscription, catalog: Catalog, now_ms: int) -> int:
+def _end_of(running: Subscription, catalog: Catalog, now_ms: int, until_ms: int | None) -> int:
     end_ms = plan_end_ms(catalog, running, now_ms)
     if end_ms is None:
         raise InvalidRequest(f'the plan {running.plan} has no period that ends: write "now"', field="effective")
+    if until_ms is not None and until_ms <= end_ms:
+        raise InvalidRequest(
+            f"status_until must lie after the period's end, {to_rfc3339(end_ms)}", field="status_until"
+        )
     return end_ms
 
 
-def _checked(data: SubscriptionRequest, catalog: Catalog) -> Subscription:
+def _checked(data: SubscriptionRequest, catalog: Catalog, now_ms: int) -> Subscription:
     if data.plan not in catalog.plans:
         raise UnknownPlan(f"the catalog has no plan {data.plan}", plan=data.plan)
     for add_on in data.add_ons:
         if add_on not in catalog.add_ons:
             raise InvalidRequest(f"the catalog has no add-on {add_on}", field="add_ons")
     anchor_ms = None if data.anchor is None else from_rfc3339(data.anchor)
-    return Subscription(data.plan, data.status, anchor_ms, data.add_ons)
+    return Subscription(data.plan, data.status, anchor_ms, data.add_ons, None, _until_ms(data, now_ms))
+
+
+def _until_ms(data: SubscriptionRequest, now_ms: int) -> int | None:
+    if data.status_until is UNSET or data.status_until is None:
+        return None
+    if data.status not in STATUSES_THAT_END:
+        words = f"a subscription that is {data.status} has no status_until: leave it out, or write past_due or trialing"
+        raise InvalidRequest(words, field="status_until")
+    until_ms = from_rfc3339(data.status_until)
+    if until_ms <= now_ms:
+        raise InvalidRequest("status_until lies in the past", field="status_until")
+    return until_ms

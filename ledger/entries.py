@@ -8,7 +8,7 @@ from sqlalchemy import Connection, delete, exists, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DataError, IntegrityError
 
-from ledger import grants, holds, movements, repeats
+from ledger import grants, holds, movements, notices, repeats
 from ledger.instants import to_timestamp
 from ledger.staging import staging
 from ledger.tables import entries
@@ -118,6 +118,8 @@ def book(connection: Connection, batch: Sequence[Entry], key_retention_s: int) -
         holds.book_staged(connection)
     if any(entry.kind in grants.KINDS for entry in batch):
         grants.note_staged(connection)
+    if any(entry.detail is not None and entry.detail.startswith(notices.DETAIL_PREFIX) for entry in batch):
+        notices.note_staged(connection)
     if any(entry.about.idempotency_key is not None for entry in batch):
         repeats.find_staged(connection, key_retention_s)
     return len(batch) - known

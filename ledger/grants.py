@@ -15,10 +15,11 @@ from ledger.instants import from_timestamp, to_timestamp
 from ledger.tables import grants
 from quota.errors import IdempotencyKeyReused, TooMany
 from quota.identifiers import MAX_AMOUNT
+from quota.journal import About, encode_about
 from quota.keys import AccountName
 from quota.periods import LATEST_MS, to_rfc3339
 
-KINDS = frozenset(("grant", "expire"))
+KINDS = frozenset(("grant", "gift", "expire"))
 """The entries which say that Redis has heard of a grant, or has seen its end."""
 
 MAX_LIVE_GRANTS = 64
@@ -29,7 +30,7 @@ MAX_LIVE_GRANTS = 64
 class Granted:
     """A grant of one account. `left` was never used (holds are still in it); `taken` was used in a running period, by
     its kind and start_ms: one that has not ended, or that nothing has sealed. `journalled`: Redis has heard of it;
-    `is_over`: and has seen its end."""
+    `is_over`: and has seen its end. `kind` and `about` are those of its entry."""
 
     id: int
     priority: int
@@ -38,6 +39,8 @@ class Granted:
     taken: Mapping[tuple[str, int], int] = field(default_factory=dict)
     journalled: bool = False
     is_over: bool = False
+    kind: str = field(default="grant", compare=False)
+    about: bytes = field(default=b"", compare=False)
 
 
 # The ids of one account are given out in the order of the commits, so that whoever has seen one has seen all before it.
@@ -93,7 +96,15 @@ def add(
         raise TooMany(
             f"{subject} has {MAX_LIVE_GRANTS} grants of {metric} that are neither used up nor expired: no more fit in"
         )
-    values = account | terms | {"created_by": by.actor, "idempotency_key": idempotency_key}
+    values = (
+        account
+        | terms
+        | {
+            "created_by": by.actor,
+            "request_id": by.request_id,
+            "idempotency_key": idempotency_key,
+        }
+    )
     grant_id = connection.execute(insert(grants).values(values).returning(grants.c.id)).scalar_one()
     after = terms | {"id": str(grant_id), "expires_at": None if expires_ms is None else to_rfc3339(expires_ms)}
     acts.note(connection, tenant, by, "grant.given", subject=subject, object=metric, after=after)
@@ -187,6 +198,7 @@ def note_swept(connection: Connection, ids: Sequence[int]) -> None:
 _of_accounts = text(
     """
     SELECT g.id, g.tenant, g.subject, g.metric, g.amount, g.priority, g.expires_at, g.journalled, g.expiry_journalled,
+           g.kind, g.reason, g.created_by, g.request_id,
            u.period_kind, u.period_start, u.used, b.period_end IS NULL OR b.period_end > :now OR NOT EXISTS (
                SELECT FROM entries e
                WHERE (e.tenant, e.subject, e.metric) = (b.tenant, b.subject, b.metric)
@@ -230,7 +242,9 @@ def of_accounts(
         if taken or (left and not first.is_past):
             expires_ms = None if first.expires_at is None else from_timestamp(first.expires_at)
             told = first.journalled, first.expiry_journalled
-            granted = Granted(grant_id, first.priority, expires_ms, left, taken, *told)
+            about = About(reason=first.reason, actor=first.created_by, request_id=first.request_id)
+            words = first.kind, encode_about(about)
+            granted = Granted(grant_id, first.priority, expires_ms, left, taken, *told, *words)
             found[AccountName(first.tenant, first.subject, first.metric)].append(granted)
     return found
 
@@ -238,11 +252,11 @@ def of_accounts(
 _note = text(
     """
     WITH told AS (
-        SELECT g.id, bool_or(s.kind = 'grant') AS is_known, bool_or(s.kind = 'expire') AS is_over
+        SELECT g.id, bool_or(s.kind IN ('grant', 'gift')) AS is_known, bool_or(s.kind = 'expire') AS is_over
         FROM staging s
         JOIN grants g ON g.id = CAST(split_part(s.detail, ':', 2) AS bigint)
                      AND (g.tenant, g.subject, g.metric) = (s.tenant, s.subject, s.metric)
-        WHERE s.kind IN ('grant', 'expire') AND s.detail LIKE 'grant:%'
+        WHERE s.kind IN ('grant', 'gift', 'expire') AND s.detail LIKE 'grant:%'
         GROUP BY g.id
     ), locked AS (
         SELECT id FROM grants WHERE id IN (SELECT id FROM told) ORDER BY id FOR UPDATE

@@ -5,17 +5,17 @@ from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection
 
-from ledger import accounts, catalogs, grants, holds, subscriptions
+from ledger import accounts, catalogs, grants, holds, notices, overrides, subscriptions
 from ledger.accounts import Balance
 from ledger.grants import Granted
 from ledger.plans import led_by_index
 from quota.catalog import Catalog
-from quota.entitlement import Subscription, entitlement
+from quota.entitlement import Override, Subscription, entitlement
 from quota.formats import NONE, CapState, GrantState, Terms, Window
 from quota.journal import Place
 from quota.keys import AccountName
 from quota.periods import Period, PeriodKind, period_at
-from quota.protocol import Opening
+from quota.protocol import Notice, Opening
 
 NO_PLAN_TTL_MS = 60_000
 """An account of a subject without a plan is a note that there is none. It goes away by itself, so that made-up subjects
@@ -34,6 +34,8 @@ class Reading:
     holds: dict[AccountName, dict[str, str]] = field(default_factory=dict)
     seals: dict[AccountName, Place] = field(default_factory=dict)
     unsealed: dict[AccountName, Balance] = field(default_factory=dict)
+    notices: dict[AccountName, list[Notice]] = field(default_factory=dict)
+    overrides: dict[AccountName, Override] = field(default_factory=dict)
 
 
 def read(connection: Connection, wanted: list[AccountName], now_ms: int) -> Reading:
@@ -50,6 +52,8 @@ def read(connection: Connection, wanted: list[AccountName], now_ms: int) -> Read
         holds.open_of(connection, wanted),
         accounts.seals(connection, wanted),
         accounts.unsealed_balances(connection, wanted, now_ms),
+        notices.of_accounts(connection, wanted),
+        overrides.of_accounts(connection, wanted),
     )
 
 
@@ -57,7 +61,11 @@ def opening(account: AccountName, now_ms: int, reading: Reading) -> Opening:
     """The account as it should stand in Redis. Pure."""
     version, catalog = reading.catalogs[account.tenant]
     subscription = reading.subscriptions.get((account.tenant, account.subject))
-    granted = entitlement(catalog, None if subscription is None else subscription.at(now_ms), account.metric)
+    override = reading.overrides.get(account)
+    if override is not None and override.expires_ms is not None and override.expires_ms <= now_ms:
+        override = None
+    running_terms = None if subscription is None else subscription.at(now_ms)
+    granted = entitlement(catalog, running_terms, account.metric, override)
     running = reading.balances.get(account, [])
     period = period_at(granted.kind, now_ms, granted.anchor_ms)
     if granted.plan is None and running:
@@ -93,15 +101,19 @@ def opening(account: AccountName, now_ms: int, reading: Reading) -> Opening:
         seal=None if seal is None else str(seal),
         cut=cut,
         holds=reading.holds.get(account, {}),
-        until_ms=_until_ms(subscription, now_ms),
+        until_ms=_until_ms(subscription, override, now_ms),
         ttl_ms=NO_PLAN_TTL_MS if granted.plan is None else 0,
         keeps_window=granted.plan is None,
+        notices=tuple(reading.notices.get(account, ())),
+        grant_entries={each.id: (each.kind, each.about) for each in known_grants if not each.journalled},
     )
 
 
-def _until_ms(subscription: Subscription | None, now_ms: int) -> int | None:
-    scheduled = None if subscription is None else subscription.scheduled
-    return None if scheduled is None or scheduled.at_ms <= now_ms else scheduled.at_ms
+def _until_ms(subscription: Subscription | None, override: Override | None, now_ms: int) -> int | None:
+    """When these terms end by themselves; the override has not ended at `now_ms`."""
+    changes_ms = None if subscription is None else subscription.next_change_ms(now_ms)
+    ends_ms = None if override is None else override.expires_ms
+    return min((at_ms for at_ms in (changes_ms, ends_ms) if at_ms is not None), default=None)
 
 
 def _cap(period: Period, limit: int, spent: Mapping[tuple[str, int], int]) -> CapState:

@@ -20,7 +20,17 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from ledger import act_table, archive_tables, columns, job_table, link_table, outage_tables, sealed_table, stripe_tables  # noqa: F401 - as well
+from ledger import (  # noqa: F401 - as well
+    act_table,
+    archive_tables,
+    columns,
+    job_table,
+    link_table,
+    outage_tables,
+    sealed_table,
+    stripe_tables,
+    subscription_tables,
+)
 from ledger.columns import account, claims, instant, numbers, optional_texts, period, place, texts
 
 metadata = columns.metadata
@@ -118,7 +128,7 @@ cap_balances = Table(
 )
 
 # `journalled` once the journal's entry of it is here: Redis has heard of it. `expiry_journalled`: of its end, too.
-# `is_swept`: the reset has seen to its end.
+# `is_swept`: the reset has seen to its end. `kind` is that of its entry: grant, or gift.
 grants = Table(
     "grants",
     metadata,
@@ -134,6 +144,8 @@ grants = Table(
     Column("journalled", Boolean, nullable=False, server_default=false()),
     Column("expiry_journalled", Boolean, nullable=False, server_default=false()),
     Column("is_swept", Boolean, nullable=False, server_default=false()),
+    Column("kind", Text, nullable=False, server_default=text("'grant'")),
+    Column("request_id", Text),
     CheckConstraint("amount >= 0", name="a_grant_takes_nothing_away"),
     Index("grants_by_account", "tenant", "subject", "metric"),
     Index("a_key_gives_one_grant", "tenant", "subject", "idempotency_key", unique=True),
@@ -213,32 +225,6 @@ catalogs = Table(
     instant("applied_at", now=True),
     Column("applied_by", Text, nullable=False),
     PrimaryKeyConstraint("tenant", "version", name="a_catalog_version_is_written_once"),
-)
-
-subscriptions = Table(
-    "subscriptions",
-    metadata,
-    *texts("tenant", "subject"),
-    Column("plan", Text, nullable=False),
-    Column("status", Text, nullable=False),
-    instant("anchor", nullable=True),
-    Column("add_ons", JSONB, nullable=False, server_default=text("'{}'")),
-    instant("changed_at", now=True),
-    Column("changed_by", Text, nullable=False),
-    Column("scheduled", JSONB),
-    instant("scheduled_at", nullable=True),
-    PrimaryKeyConstraint("tenant", "subject", name="a_subject_has_one_subscription"),
-    CheckConstraint("(scheduled IS NULL) = (scheduled_at IS NULL)", name="a_change_is_scheduled_for_an_instant"),
-    Index(
-        "subscriptions_that_change",
-        "scheduled_at",
-        "tenant",
-        "subject",
-        postgresql_where=text("scheduled_at IS NOT NULL"),
-    ),
-    CheckConstraint(
-        "status IN ('active', 'trialing', 'past_due', 'canceled', 'paused')", name="a_subscription_has_a_known_status"
-    ),
 )
 
 # What Postgres knows and Redis may not: written with the change, taken away once the shards were told.

@@ -4,9 +4,10 @@
 -- other that lives keeps what it has used and takes the new terms.
 --
 -- KEYS: head, journal, then the accounts, all of one shard
--- ARGV: epoch, fence, then of each account a JSON object of texts; what has nothing to say is left out:
+-- ARGV: epoch, fence, then of each account a JSON object of texts, and of lists of them; what has nothing to say is
+--   left out:
 --   catalog_field, catalog_version, limit, enforcement, nature, window, caps, grants, rollover, till, entry, used, seal,
---   journalled_grant, cut, holds, ttl_ms, on_window, seen, about
+--   journalled_grant, cut, holds, ttl_ms, on_window, notices, grant_entries, seen, about
 --   `window`, `caps` and `grants` are as in the account's hash; a living account takes from them what it has not got
 --   `rollover` is how many units may go on into the next period; `till` the instant at which these terms end by
 --   themselves, or -
@@ -15,6 +16,8 @@
 --   which `used` was counted, when a plan change cut that short; `holds` are lines of `<place> <hold as in the hash>`
 --   `ttl_ms` is there for an account that goes if it has no units and its last entry is `entry`
 --   `on_window` is keep when a living account keeps the window it has: a subject that has lost its plan, say
+--   `notices` are changes of terms that the ledger has no entry of, each id, kind, amount, detail, about, oldest first;
+--   `grant_entries` has of such grants, by their id, the kind and the about of their entry
 --   `seen` is `<entry> <used>` of an account that differs from the ledger, which had that entry before it said all of
 --   this; `about` is JSON for the ledger, with what differed
 -- Reply: of each account provisioned; moved: what Postgres said may be out of date, read it again;
@@ -38,7 +41,7 @@ local function from_ledger()
     held = 0, hold_count = 0, first_expiry = NEVER, hold_changes = {}, holds = {},
     grants = parsed_grants(said.grants or ''), caps = parsed_caps(said.caps or ''), expired_ms = 0, warned = 0,
     denials = '', seal = said.seal or '', sealed = '', newest_grant = said.journalled_grant,
-    limit = tonumber(said.limit), enforcement = said.enforcement, nature = said.nature,
+    newest_notice = '0', limit = tonumber(said.limit), enforcement = said.enforcement, nature = said.nature,
     rollover = said.rollover or '' }
   for _, name in ipairs(OPTIONAL) do account.found[name] = '' end
   set_window(account, said.cut or said.window)
@@ -70,6 +73,7 @@ local function put_right(account)
   if right.used ~= account.used or not (is_same_window or is_later) then return nil end
   right.denials, right.seal, right.sealed, right.expired_ms = account.denials, account.seal, account.sealed,
     account.expired_ms
+  right.newest_notice = account.newest_notice
   if is_same_window then right.counted_from = account.counted_from end
   queue(right, 'correct', 0, 0, { detail = 'was:' .. digits(account.used), about = said.about })
   return right
@@ -141,8 +145,27 @@ local function enter_grants(account)
     if tonumber(grant.id) > newest then
       if not find_grant(account, grant.id) then insert_grant(account, grant) end
       account.newest_grant = digits(math.max(tonumber(account.newest_grant), tonumber(grant.id)))
-      queue(account, 'grant', grant.left, 0, { detail = 'grant:' .. grant.id })
+      local kind, about = unpack((said.grant_entries or {})[grant.id] or { 'grant' })
+      queue(account, kind, grant.left, 0, { detail = 'grant:' .. grant.id, about = about })
     end
+  end
+end
+
+-- What changed the terms, each change once: after they were taken, so that its entry's window says what holds now.
+local function enter_notices(account)
+  for _, notice in ipairs(said.notices or {}) do
+    local id, kind, amount, detail, about = unpack(notice)
+    if tonumber(id) > tonumber(account.newest_notice) then
+      account.newest_notice = id
+      queue(account, kind, tonumber(amount), 0, { detail = detail, about = about })
+    end
+  end
+end
+
+-- A notice that opens the account tells the ledger of its period, too.
+local function opens_by_notice(account)
+  for _, notice in ipairs(said.notices or {}) do
+    if notice[2] == 'open' and tonumber(notice[1]) > tonumber(account.newest_notice) then return true end
   end
 end
 
@@ -190,7 +213,7 @@ local function provision()
   -- A period that nothing is known of is opened, too, when something of it will go on.
   local is_first = account.found.rollover == '' and (not account.is_new or account.entry == '-')
   account.rollover = said.rollover or ''
-  if has_opened or is_first then open(account) end
+  if (has_opened or is_first) and not opens_by_notice(account) then open(account) end
   if not account.is_new then
     limit_before = effective_limit(account) or NEVER
     enter_caps(account)
@@ -198,6 +221,8 @@ local function provision()
   account.limit, account.enforcement, account.nature = tonumber(said.limit), said.enforcement, said.nature
   account.epoch, account.version, account.until_ms = epoch, said.catalog_version, tonumber(said.till) or NEVER
   enter_grants(account)
+  local noticed = account.newest_notice
+  enter_notices(account)
   if account.is_new then
     account.warned = (levels_of(account))
   elseif (effective_limit(account) or NEVER) > limit_before then
@@ -207,7 +232,8 @@ local function provision()
   local written, refusal = write(journal_key, epoch, { account })
   if not written then return 'failed ' .. refusal end
   -- What has units stays. So does what had some until now: it goes when the ledger is known to have its last entry.
-  if not said.ttl_ms then
+  -- A note whose notice the ledger may not have stays as well: made anew, it would journal that again.
+  if not said.ttl_ms or account.newest_notice ~= noticed then
     if not account.is_new then redis.call('PERSIST', account_key) end
   elseif not has_units(account) and account.entry == said.entry then
     redis.call('PEXPIRE', account_key, said.ttl_ms)

@@ -26,7 +26,7 @@ MAX_READ_WITH_HOLDS = 10
 SCANNED_KEYS = 500
 
 FIELDS = ("state", "rule", "window", "held", "grants", "caps", "warned", "denials", "seal", "sealed", "newest_grant",
-          "expired", "counted_from", "rollover")  # fmt: skip
+          "newest_notice", "expired", "counted_from", "rollover")  # fmt: skip
 
 _AMOUNT = r"\d{1,16}"
 _WINDOW = r"-?\d+ (?:-|\d+) \S+ [a-z]+ \S+ \S+"
@@ -45,6 +45,7 @@ _PATTERNS = {
         "seal": r"\d+-\d+ \d+-\d+",
         "sealed": _WINDOW,
         "newest_grant": _AMOUNT,
+        "newest_notice": _AMOUNT,
         "expired": _AMOUNT,
         "counted_from": _AMOUNT,
         "rollover": _AMOUNT,

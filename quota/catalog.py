@@ -80,6 +80,7 @@ class AddOn(_Part, frozen=True):
 class Catalog(_Part, frozen=True):
     default_plan: str | None = None
     upgrade_url: str | None = None
+    past_due_grace_days: int | None = None
     metrics: dict[str, Metric] = msgspec.field(default_factory=dict)
     operations: dict[str, Operation] = msgspec.field(default_factory=dict)
     plans: dict[str, Plan] = msgspec.field(default_factory=dict)

@@ -18,6 +18,8 @@ MAX_CHARGES_AN_OPERATION = 32
 """All of them are charged in one script, during which Redis serves nobody else."""
 MAX_WARNINGS_A_METRIC = 16
 """They are stored with every account, beside its plan's name: in all 64 bytes are compact, and more still works."""
+MAX_GRACE_DAYS = 365
+"""Whoever has not paid for longer is no customer any more."""
 MAX_RANK = 2**31 - 1  # the largest integer of a Postgres column
 MAX_PRICES = 100
 """Of one plan or add-on: Stripe changes no price, a new one is made, and who has bought the old one stays on it."""
@@ -76,6 +78,9 @@ def _head_contradictions(catalog: "Catalog") -> Iterator[str]:
         yield f"upgrade_url: write an http or https address of at most {MAX_URL_CHARACTERS:,} ASCII characters"
     if re.search(r"[{}]", (url or "").replace("{plan}", "")):
         yield "upgrade_url: {plan} is the only placeholder; write other braces as %7B and %7D"
+    days = catalog.past_due_grace_days
+    if days is not None and not 0 <= days <= MAX_GRACE_DAYS:
+        yield f"past_due_grace_days: write 0 to {MAX_GRACE_DAYS} days, or leave it out for no end"
 
 
 def _metric_contradictions(path: str, metric: "Metric") -> Iterator[str]:

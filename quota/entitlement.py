@@ -1,19 +1,24 @@
 """What a subscription entitles a subject to, what an operation costs, and which plan would have been enough."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
+
+from msgspec import structs
 
 from quota.catalog import Catalog, Limit, Plan
 from quota.catalog_rules import PERIODS_BY_LENGTH
 from quota.errors import InvalidRequest, UnknownOperation
 from quota.identifiers import MAX_AMOUNT, checked_amount
-from quota.periods import PeriodKind, period_at, to_rfc3339
+from quota.periods import DAY_MS, PeriodKind, period_at, to_rfc3339
 
 SUBSCRIPTION_STATUSES = ("active", "trialing", "past_due", "canceled", "paused")
 STATUSES_IN_FORCE = ("active", "trialing", "past_due")
-"""Who is late with a payment keeps the plan until somebody cancels it. Any other word counts as not in force."""
+"""Who is late with a payment keeps the plan until `status_until`, if there is one, or until somebody cancels it. Any
+other word counts as not in force."""
+STATUSES_THAT_END = ("past_due", "trialing")
+"""Those that may have an instant from which on they give the default plan."""
 
 _KINDS = {kind.value: kind for kind in PeriodKind}
 _NOTHING = Limit(limit=0)
@@ -22,17 +27,34 @@ _NOTHING = Limit(limit=0)
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """`add_ons` maps an add-on's name to how many of it were bought. `scheduled` takes its place at an instant."""
+    """`add_ons` maps an add-on's name to how many of it were bought. `scheduled` takes its place at an instant. From
+    `status_until_ms` on the status gives no plan any more: then it `has_lapsed`."""
 
     plan: str
     status: str
     anchor_ms: int | None
     add_ons: Mapping[str, int]
     scheduled: "Scheduled | None" = None
+    status_until_ms: int | None = None
+    has_lapsed: bool = False
 
     def at(self, now_ms: int) -> "Subscription":
         """The one that holds at an instant from now on."""
-        return self.scheduled.subscription if self.scheduled and self.scheduled.at_ms <= now_ms else self
+        if self.scheduled is not None and self.scheduled.at_ms <= now_ms:
+            return self.scheduled.subscription.at(now_ms)
+        return replace(self, has_lapsed=self.status_until_ms is not None and self.status_until_ms <= now_ms)
+
+    @property
+    def is_in_force(self) -> bool:
+        return self.status in STATUSES_IN_FORCE and not self.has_lapsed
+
+    def next_change_ms(self, now_ms: int) -> int | None:
+        """When something else holds than at an instant, if nobody changes anything."""
+        scheduled_ms = None if self.scheduled is None else self.scheduled.at_ms
+        if scheduled_ms is not None and self.scheduled is not None and scheduled_ms <= now_ms:
+            return self.scheduled.subscription.next_change_ms(now_ms)
+        instants = [at_ms for at_ms in (scheduled_ms, self.status_until_ms) if at_ms is not None and at_ms > now_ms]
+        return min(instants, default=None)
 
     def to_document(self) -> dict[str, Any]:
         """As GET …/subscription shows it."""
@@ -44,6 +66,7 @@ class Subscription:
         return {
             "plan": self.plan,
             "status": self.status,
+            "status_until": None if self.status_until_ms is None else to_rfc3339(self.status_until_ms),
             "anchor": None if self.anchor_ms is None else to_rfc3339(self.anchor_ms),
             "add_ons": dict(self.add_ons),
         }
@@ -58,6 +81,14 @@ class Scheduled:
 
     def to_document(self) -> dict[str, Any]:
         return {"at": to_rfc3339(self.at_ms), **self.subscription.terms()}
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A limit in place of the plan's, until an instant. `limit` None is unlimited."""
+
+    limit: int | None
+    expires_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +129,7 @@ class Need:
 
 def plan_in_force(catalog: Catalog, subscription: Subscription | None) -> str | None:
     """The subscription's plan while it is in force and the catalog still has it, else the default one, if any."""
-    if subscription is not None and _in_force(subscription) and subscription.plan in catalog.plans:
+    if subscription is not None and subscription.is_in_force and subscription.plan in catalog.plans:
         return subscription.plan
     return catalog.default_plan
 
@@ -110,15 +141,19 @@ def plan_end_ms(catalog: Catalog, subscription: Subscription, now_ms: int) -> in
     longest = next((kind for kind in reversed(PERIODS_BY_LENGTH) if kind in kinds), None)
     if longest is None:
         return None
-    anchor_ms = subscription.anchor_ms if _in_force(subscription) else None
+    anchor_ms = subscription.anchor_ms if subscription.is_in_force else None
     return period_at(PeriodKind(longest), now_ms, anchor_ms).end_ms
 
 
-def entitlement(catalog: Catalog, subscription: Subscription | None, metric_name: str) -> Entitlement:
+def entitlement(
+    catalog: Catalog, subscription: Subscription | None, metric_name: str, override: Override | None = None
+) -> Entitlement:
     """Of a metric that has left the catalog, what there is without a plan: no more of it, and what was used stays.
 
     Add-ons, the anchor and what rolls over belong to the subscription: they count only while it is in force, and still
     do when its plan has left the catalog and the default one stands in. An add-on that has left the catalog adds none.
+    An override that has not ended is in place of the plan's limit, and add-ons count on top of it; without a plan in
+    force it waits.
     """
     metric = catalog.metrics.get(metric_name)
     if metric is None:
@@ -127,8 +162,10 @@ def entitlement(catalog: Catalog, subscription: Subscription | None, metric_name
     if plan_name is None:
         return Entitlement(None, 0, "hard", PeriodKind.LIFETIME, None, metric.warn_at_pct, metric.kind)
     granted = catalog.plans[plan_name].limits.get(metric_name, _NOTHING)
+    if override is not None:
+        granted = _overridden(catalog, plan_name, metric_name, override)
     limit, anchor_ms, rollover = granted.limit, None, None
-    if subscription is not None and _in_force(subscription):
+    if subscription is not None and subscription.is_in_force:
         anchor_ms = subscription.anchor_ms
         rollover = None if granted.rollover is None else granted.rollover.max
         if limit is not None:
@@ -137,6 +174,55 @@ def entitlement(catalog: Catalog, subscription: Subscription | None, metric_name
     return Entitlement(
         plan_name, limit, granted.enforcement, kind, anchor_ms, metric.warn_at_pct, metric.kind, granted.caps, rollover
     )
+
+
+def _overridden(catalog: Catalog, plan_name: str, metric_name: str, override: Override) -> Limit:
+    """All but the limit is the plan's. Where it does not name the metric: the lowest-ranked plan's that does, of which
+    nothing rolls over; else it is for a lifetime, and hard."""
+    granted = catalog.plans[plan_name].limits.get(metric_name)
+    if granted is not None:
+        # Of what is unlimited, nothing is left.
+        return structs.replace(
+            granted, limit=override.limit, rollover=None if override.limit is None else granted.rollover
+        )
+    for plan in sorted(catalog.plans.values(), key=lambda each: each.rank):
+        if metric_name in plan.limits:
+            return structs.replace(plan.limits[metric_name], limit=override.limit, rollover=None)
+    return Limit(limit=override.limit)
+
+
+def with_grace(catalog: Catalog, before: Subscription | None, after: Subscription, from_ms: int) -> Subscription:
+    """The subscription that is written, with the end that the catalog gives to a past_due without one. What is past due
+    twice in a row ends when it was to end first."""
+    days = catalog.past_due_grace_days
+    if after.status != "past_due" or after.status_until_ms is not None or days is None:
+        return after
+    first_ms = before.status_until_ms if before is not None and before.status == "past_due" else None
+    return replace(after, status_until_ms=from_ms + days * DAY_MS if first_ms is None else first_ms)
+
+
+def changed_metrics(catalog: Catalog, before: Subscription | None, after: Subscription | None) -> list[str]:
+    """The metrics that either subscription's plan or add-ons, or the plan in force, name, and of which something else
+    holds after."""
+    named: set[str] = set()
+    for each in (before, after):
+        plans = {plan_in_force(catalog, each)} | ({each.plan} if each is not None else set())
+        named.update(*(plan.limits for name, plan in catalog.plans.items() if name in plans))
+        bought = each.add_ons if each is not None else {}
+        named.update(*(catalog.add_ons[name].adds for name in bought if name in catalog.add_ons))
+    is_otherwise = _standing(before) != _standing(after)
+    return [
+        metric
+        for metric in catalog.metrics
+        if metric in named
+        and (is_otherwise or entitlement(catalog, before, metric) != entitlement(catalog, after, metric))
+    ]
+
+
+def _standing(subscription: Subscription | None) -> tuple[Any, ...]:
+    if subscription is None:
+        return ()
+    return subscription.status, subscription.status_until_ms, subscription.has_lapsed
 
 
 def charges_of(catalog: Catalog, operation: str, quantity: int) -> dict[str, int]:
@@ -174,10 +260,6 @@ def cheapest_upgrade(catalog: Catalog, plan: str | None, needs: Mapping[str, Nee
         if all(_fits(candidate, metric_name, need) for metric_name, need in needs.items()):
             return Upgrade(name, candidate.limits.get(metric, _NOTHING).limit, _upgrade_url(catalog, name))
     return None
-
-
-def _in_force(subscription: Subscription) -> bool:
-    return subscription.status in STATUSES_IN_FORCE
 
 
 def _added(catalog: Catalog, add_ons: Mapping[str, int], metric_name: str) -> int:

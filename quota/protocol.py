@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import groupby
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -97,13 +97,25 @@ def consume(steps: Sequence[Step], record_ttl_ms: int, not_after_ms: int = NEVER
 
 
 @dataclass(frozen=True, slots=True)
+class Notice:
+    """A change of an account's terms that is to be an entry, once: `id` grows with every change of the account."""
+
+    id: int
+    kind: str
+    amount: int
+    detail: str
+    about: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Opening:
     """What Postgres says of an account.
 
     `until_ms`: when these terms end by themselves. `keeps_window`: whether an account that Redis knows keeps its own.
     `caps` and `grants` are as the ledger knows them; `journalled_grant` is the newest grant that has an entry.
     `seal` is the place of the last entry that closed a period. `cut` is the window in which `used` was counted, when a
-    plan change cut it short. `holds` maps a hold's place to its text.
+    plan change cut it short. `holds` maps a hold's place to its text. `notices` are those that the ledger has no entry
+    of, oldest first; `grant_entries` the kind and the about of the entries of grants that it has none of, by their id.
     """
 
     account: keys.AccountName
@@ -121,6 +133,8 @@ class Opening:
     until_ms: int | None = None
     ttl_ms: int = 0
     keeps_window: bool = False
+    notices: tuple[Notice, ...] = ()
+    grant_entries: Mapping[int, tuple[str, bytes]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +178,9 @@ def provision(wanted: Sequence[Bringing]) -> Call:
     return Call("provision", names, (epoch, fence, *(msgspec.json.encode(_said(each)) for each in wanted)))
 
 
-def _said(bringing: Bringing) -> dict[str, str]:
+def _said(bringing: Bringing) -> dict[str, Any]:
     opening, granted = bringing.opening, bringing.opening.entitlement
-    said = {
+    said: dict[str, Any] = {
         "catalog_field": keys.catalog_field(opening.account.tenant),
         "catalog_version": str(opening.catalog_version),
         "limit": word(granted.limit),
@@ -194,6 +208,14 @@ def _said(bringing: Bringing) -> dict[str, str]:
         said["ttl_ms"] = str(opening.ttl_ms)
     if opening.keeps_window:
         said["on_window"] = "keep"
+    if opening.notices:
+        said["notices"] = [
+            (str(each.id), each.kind, str(each.amount), each.detail, each.about.decode()) for each in opening.notices
+        ]
+    if opening.grant_entries:
+        said["grant_entries"] = {
+            str(grant_id): (kind, about.decode()) for grant_id, (kind, about) in opening.grant_entries.items()
+        }
     if bringing.seen:
         said |= {"seen": bringing.seen, "about": bringing.about.decode()}
     return said

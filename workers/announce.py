@@ -1,16 +1,18 @@
-"""Tells Redis of changes in Postgres that the gateway which made them did not live to tell."""
+"""Tells Redis of changes in Postgres that the gateway which made them did not live to tell, and brings in the accounts
+whose new terms have no entry yet."""
 
 from typing import Any
 
 from redis import Redis
 from sqlalchemy import Connection, Engine
 
-from ledger import announcements, catalogs, shards
+from ledger import announcements, catalogs, notices, shards
 from ledger.store import ALL_TENANTS, transaction
 from quota import keys, protocol
 from quota.keys import AccountName
 from quota.protocol import Call
 from quota.scripts import run
+from workers.bringing_in import BringingIn
 
 OLDER_THAN_S = 1.0
 """A gateway tells what it changed within milliseconds; one that has not within a second is gone."""
@@ -22,9 +24,13 @@ class Announcer:
     def __init__(self, connection: "Redis", engine: Engine) -> None:
         self._connection: Any = connection
         self._engine = engine
+        self._bringing_in = BringingIn(connection, engine)
 
     def run_once(self) -> int:
-        """Tells one bounded batch; how many announcements it was."""
+        """Tells one bounded batch; how many announcements, and accounts with notices, it was."""
+        return self._tell() + self._write_notices()
+
+    def _tell(self) -> int:
         with transaction(self._engine, ALL_TENANTS) as connection:
             untold = announcements.untold(connection, OLDER_THAN_S)
             shard_count = shards.count(connection)
@@ -34,6 +40,15 @@ class Announcer:
         with transaction(self._engine, ALL_TENANTS) as connection:
             announcements.told(connection, [each.id for each in untold])
         return len(untold)
+
+    def _write_notices(self) -> int:
+        with transaction(self._engine, ALL_TENANTS) as connection:
+            untold = notices.untold(connection, OLDER_THAN_S)
+        outcomes = self._bringing_in.bring_in(untold)
+        if left_over := [account for account, outcome in outcomes.items() if outcome != "provisioned"]:
+            with transaction(self._engine, ALL_TENANTS) as connection:
+                notices.try_again(connection, left_over)
+        return len(untold) - len(left_over)
 
     def _calls(self, connection: Connection, announcement: announcements.Announcement, shard_count: int) -> list[Call]:
         tenant, subject = announcement.tenant, announcement.subject

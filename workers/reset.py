@@ -26,7 +26,9 @@ from workers.bringing_in import BringingIn
 from workers.releasing import Releasing
 
 PAGE = 500
-"""Of periods, grants or subscriptions in one transaction: some ten milliseconds."""
+"""Of periods or grants in one transaction: some ten milliseconds."""
+CHANGES_PAGE = 100
+"""Of subjects whose terms change, each of which is several statements."""
 HOLD_S = 10.0
 """How long one run goes on, so that other jobs have their turn."""
 LONGEST_REST_S = 0.5
@@ -95,9 +97,11 @@ class Reset:
     def _change(self, done: Done, now_ms: int) -> bool:
         with transaction(self._engine, ALL_TENANTS) as connection:
             led_by_index(connection)
-            changed = subscriptions.change_due(connection, now_ms, PAGE)
-        done.changed += changed
-        return changed == PAGE
+            changed = subscriptions.change_due(connection, now_ms, CHANGES_PAGE)
+        done.changed += changed.subjects
+        # The terms hold since their instant; this makes entries of it. What fails is brought in by the announcer.
+        self._bringing_in.bring_in(sorted(set(changed.accounts), key=str))
+        return changed.is_more
 
     def _release(self, done: Done, now_ms: int) -> bool:
         done.released += self._releasing.release(now_ms - HEARD_WITHIN_MS, PAGE)

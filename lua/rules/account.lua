@@ -2,7 +2,8 @@
 -- never half understood.
 --
 -- A table has: key, used, held, limit (nil: unlimited), enforcement, nature, start, period_end (nil: never), window,
--- epoch, version, until_ms, entry, warned, levels, grants, newest_grant, caps, hold_count, first_expiry, holds (nil: not
+-- epoch, version, until_ms, entry, warned, levels, grants, newest_grant, newest_notice (the last
+-- change of its terms that has an entry), caps, hold_count, first_expiry, holds (nil: not
 -- looked at), hold_changes, denials, seal (places of the last two), sealed (words of the last), expired_ms, found (the
 -- texts it was read from), counted_from (since when the running period counts, if it took the place of an earlier one),
 -- rollover (how many units of the plan may go on into the next period; '' for none).
@@ -105,8 +106,8 @@ local function cap_windows(account, at_ms)
   return #texts > 0 and table.concat(texts, ',') or '-'
 end
 
-local OPTIONAL = { 'held', 'grants', 'caps', 'warned', 'denials', 'seal', 'sealed', 'newest_grant', 'expired',
-  'counted_from', 'rollover' }
+local OPTIONAL = { 'held', 'grants', 'caps', 'warned', 'denials', 'seal', 'sealed', 'newest_grant', 'newest_notice',
+  'expired', 'counted_from', 'rollover' }
 
 -- `window` is `<start_ms> <end_ms | -> <plan> <kind> <anchor> <levels>`. False when it is not.
 local function set_window(account, words)
@@ -124,6 +125,7 @@ local function has_damaged_options(account)
     or (found.seal ~= '' and not string.find(found.seal, '^%d+%-%d+ %d+%-%d+$'))
     or (found.sealed ~= '' and not string.find(found.sealed, WINDOW))
     or (found.newest_grant ~= '' and not whole(found.newest_grant))
+    or (found.newest_notice ~= '' and not whole(found.newest_notice))
     or (found.expired ~= '' and not whole(found.expired))
     or (found.counted_from ~= '' and not whole(found.counted_from))
     or (found.rollover ~= '' and not whole(found.rollover))
@@ -148,7 +150,9 @@ local function load_account(key)
     held = tonumber(held), hold_count = tonumber(hold_count), first_expiry = tonumber(first_expiry), hold_changes = {},
     grants = parsed_grants(found.grants), caps = parsed_caps(found.caps), warned = tonumber(found.warned) or 0,
     denials = found.denials, seal = found.seal, sealed = found.sealed, expired_ms = tonumber(found.expired) or 0,
-    counted_from = tonumber(found.counted_from), rollover = found.rollover, newest_grant = found.newest_grant ~= '' and found.newest_grant or '0',
+    counted_from = tonumber(found.counted_from), rollover = found.rollover,
+    newest_grant = found.newest_grant ~= '' and found.newest_grant or '0',
+    newest_notice = found.newest_notice ~= '' and found.newest_notice or '0',
     window = false, start = false, period_end = false, levels = false,
   }
   if not account.used or not epoch or not set_window(account, window or '') or (limit ~= '-' and not account.limit)

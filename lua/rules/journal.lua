@@ -44,6 +44,7 @@ local function save(account)
   local texts = { held = held, grants = grants_text(account.grants), caps = caps_text(account.caps),
     warned = account.warned > 0 and digits(account.warned) or '', denials = account.denials, seal = account.seal,
     sealed = account.sealed, newest_grant = account.newest_grant ~= '0' and account.newest_grant or '',
+    newest_notice = account.newest_notice ~= '0' and account.newest_notice or '',
     expired = account.expired_ms > 0 and digits(account.expired_ms) or '',
     counted_from = account.counted_from and digits(account.counted_from) or '', rollover = account.rollover }
   local set = { 'state', digits(account.used) .. ' ' .. account.entry, 'window', account.window, 'rule', rule }

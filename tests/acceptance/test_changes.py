@@ -165,7 +165,14 @@ class TestAtThePeriodsEnd:
         assert (answer["plan"], answer["anchor"]) == ("month", "2026-01-31T06:00:00Z")
         assert tenant.consume("u", "m", 11).status_code == 429
         (period,) = {each["period"]["end"] for each in tenant.status("u")["metrics"] if each["metric"] == "m"}
-        scheduled = {"at": period, "plan": "day", "status": "active", "anchor": None, "add_ons": {}}
+        scheduled = {
+            "at": period,
+            "plan": "day",
+            "status": "active",
+            "status_until": None,
+            "anchor": None,
+            "add_ons": {},
+        }
         assert answer["scheduled"] == tenant.status("u")["subscription"]["scheduled"] == scheduled
         assert tenant.client.get("/v1/subjects/u/subscription").json() == answer
         assert self.put(tenant, "day")["scheduled"] is None

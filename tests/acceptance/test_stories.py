@@ -138,7 +138,13 @@ def test_remixes_are_counted_by_calendar_month_and_an_upgrade_and_add_ons_make_r
     assert (body["used"], body["limit"], body["remaining"]) == (200, 200, 0)
     status = tenant.status("u_1")
     assert (status["subject"], status["plan"]) == ("u_1", "creator")
-    assert status["subscription"] == {"status": "active", "anchor": None, "scheduled": None, "add_ons": {"extra_50": 2}}
+    assert status["subscription"] == {
+        "status": "active",
+        "status_until": None,
+        "anchor": None,
+        "scheduled": None,
+        "add_ons": {"extra_50": 2},
+    }
     assert _metrics_of(status)["remixes"]["used"] == 200
     book.agrees()
 

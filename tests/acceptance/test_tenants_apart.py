@@ -25,6 +25,7 @@ NAMED = {
     ("post", "/v1/reservations/{id}/commit"),
     ("post", "/v1/reservations/{id}/release"),
     ("delete", "/v1/api_keys/{id}"),
+    ("delete", "/v1/subjects/{subject}/overrides/{metric}"),
     ("get", "/v1/ops/jobs/{id}"),
     ("post", "/v1/webhooks/stripe"),
 }
@@ -39,6 +40,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("put", "/v1/subjects/{subject}/subscription"): {"plan": "mine"},
     ("post", "/v1/subjects/{subject}/grants"): {"metric": "calls", "amount": 1, "reason": "a test"},
     ("put", "/v1/subjects/{subject}/levels/{metric}"): {"used": 1, "reason": "a test"},
+    ("put", "/v1/subjects/{subject}/overrides/{metric}"): {"limit": 1, "reason": "a test"},
     ("post", "/v1/api_keys"): {"scopes": ["read"]},
     ("post", "/v1/ops/jobs"): {"job": "verify", "subject": SUBJECT},
 }
@@ -67,6 +69,8 @@ class Theirs:
     def of(cls, tenant: Tenant) -> "Theirs":
         client = tenant.client
         tenant.subscribe(SUBJECT, "theirs")
+        override = {"limit": 9, "reason": "theirs"}
+        assert client.put(f"/v1/subjects/{SUBJECT}/overrides/seats", json=override).status_code == 200
         receipt = tenant.consume(SUBJECT, "calls", 7).json()["receipt"]
         hold = client.post("/v1/reservations", json=HOLD).json()["id"]
         job = client.post("/v1/ops/jobs", json={"job": "verify", "subject": SUBJECT}).json()["id"]
@@ -89,6 +93,7 @@ class Theirs:
         keys = self.tenant.client.get("/v1/api_keys").json()["items"]
         return [
             self.tenant.status(SUBJECT),
+            self.tenant.client.get(f"/v1/subjects/{SUBJECT}/overrides").json(),
             self.tenant.client.get("/v1/catalog").json(),
             self.tenant.client.get(f"/v1/ops/jobs/{self.job}").json()["job"],
             [{name: value for name, value in each.items() if name != "last_used_at"} for each in keys],

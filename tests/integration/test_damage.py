@@ -34,7 +34,19 @@ def opened(shard: ClockedShard) -> str:
     return place
 
 
-OPTIONAL = ["held", "grants", "newest_grant", "caps", "warned", "denials", "seal", "sealed", "expired", "counted_from"]
+OPTIONAL = [
+    "held",
+    "grants",
+    "newest_grant",
+    "newest_notice",
+    "caps",
+    "warned",
+    "denials",
+    "seal",
+    "sealed",
+    "expired",
+    "counted_from",
+]
 FIELDS = ["state", "rule", "window", *OPTIONAL, "hold"]
 NONSENSE = [
     "nonsense",

@@ -7,7 +7,7 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from ledger import grants, holds, sealing, subscriptions
+from ledger import due_changes, grants, holds, sealing
 from ledger.instants import to_timestamp
 from ledger.plans import led_by_index
 from tests.conftest import Database
@@ -55,7 +55,7 @@ def steps_of(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
     [
         (BALANCES, sealing._due.text),
         (GRANTS, grants._due.text),
-        (SUBSCRIPTIONS, subscriptions._change.text),
+        (SUBSCRIPTIONS, due_changes._scheduled.text),
         (HOLDS, holds._expired.text),
     ],
     ids=["balances", "grants", "subscriptions", "holds"],

@@ -56,7 +56,9 @@ class TestScheduledChanges:
         scene.used(account, 4)
         scene.pipeline.drained()
         scene.settled()
-        assert scene.sealed() == [("u", "m", 4, 4, 2, 0)]
+        assert scene.sealed() == [("u", "m", 4, 4, 3, 0)], (
+            "of it are the consume, the change that began it, and the close"
+        )
         assert scene.hash(account)["window"].split(" ")[2] == "pro"
 
     def test_a_change_now_takes_away_what_was_scheduled(self, scene: Resetting) -> None:
