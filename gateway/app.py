@@ -16,7 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from gateway import api_keys, catalog, grants, jobs, levels, openapi, ops, reports, subjects
+from gateway import api_keys, catalog, corrections, grants, jobs, levels, openapi, ops, reports, subjects
 from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.batch import Batch
@@ -215,6 +215,7 @@ def routed(gateway: Gateway, parts: Parts) -> Litestar:
             subjects.write_subscription,
             grants.give_grant,
             levels.write_level,
+            corrections.correct_counter,
             reports.read_usage,
             reports.read_statement,
             reports.list_entries,

@@ -21,6 +21,7 @@ MAX_NAME_CHARACTERS = 100
 Identifier = Annotated[str, Meta(min_length=1, max_length=200, pattern=IDENTIFIER_PATTERN)]
 Amount = Annotated[int, Meta(ge=1, le=MAX_AMOUNT)]
 AnyAmount = Annotated[int, Meta(ge=0, le=MAX_AMOUNT)]
+Change = Annotated[int, Meta(ge=-MAX_AMOUNT, le=MAX_AMOUNT, extra_json_schema={"not": {"const": 0}})]
 WITHOUT_NUL = {"pattern": "^[^\\u0000]*$"}
 """Said to callers here, checked below: Postgres keeps no text with that character in it."""
 Reason = Annotated[str, Meta(min_length=1, max_length=MAX_REASON_CHARACTERS, extra_json_schema=WITHOUT_NUL)]
@@ -142,6 +143,15 @@ class LevelRequest(_Body, frozen=True):
     reason: Reason
 
 
+class CorrectionRequest(_Body, frozen=True):
+    """By how much a counter is to be moved, up or down."""
+
+    metric: Identifier
+    change: Change
+    reason: Reason
+    metadata: Metadata | UnsetType = UNSET
+
+
 class ApiKeyRequest(_Body, frozen=True):
     """A key that is to be made; it expires never, if `expires_at` is left out."""
 
@@ -182,6 +192,8 @@ def _check(request: _Body) -> None:
         raise InvalidRequest("reason may not hold the character U+0000", field="reason")
     if isinstance(request, ConsumeRequest):
         _check_consume(request)
+    if isinstance(request, CorrectionRequest) and request.change == 0:
+        raise InvalidRequest("a change of 0 corrects nothing", field="change")
     if isinstance(request, ApiKeyRequest):
         _check_api_key(request)
 

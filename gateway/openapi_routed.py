@@ -110,6 +110,15 @@ ROUTED = {
         body="LevelRequest",
         examples={"counted": {"used": 1, "reason": "counted by hand"}},
     ),
+    ("/v1/subjects/{subject}/corrections", "post"): Routed(
+        "CorrectCounter",
+        "Level",
+        (*_OF_WRITING, 404, 409, 422),
+        links={"status": _OF_SUBJECT["status"]},
+        body="CorrectionRequest",
+        examples={"counted twice": {"metric": "credits", "change": -5, "reason": "a job was counted twice"}},
+        has_key=True,
+    ),
     ("/v1/api_keys", "get"): Routed("ListApiKeys", "ApiKeys", _OF_READING, is_paged=True),
     ("/v1/api_keys", "post"): Routed(
         "CreateApiKey",

@@ -19,6 +19,8 @@ ACTS = (
     "api_key.revoked",
     "api_key.rotated",
     "tenant.made",
+    "level.set",
+    "counter.corrected",
 )
 """What an act may be."""
 

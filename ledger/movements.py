@@ -49,9 +49,10 @@ _grant_balances = text(
     """
     INSERT INTO grant_balances AS g (grant_id, tenant, period_kind, period_start, used)
     SELECT CAST(split_part(part, ':', 1) AS bigint), s.tenant, s.period_kind, s.period_start,
-           sum(CAST(split_part(part, ':', 4) AS bigint) * CASE WHEN s.kind IN ('refund', 'close') THEN -1 ELSE 1 END)
+           sum(CAST(split_part(part, ':', 4) AS bigint)
+               * CASE WHEN s.kind IN ('refund', 'close') OR s.change < 0 THEN -1 ELSE 1 END)
     FROM staging s CROSS JOIN LATERAL string_to_table(s.parts, ',') AS part
-    WHERE part LIKE '%:%' AND s.kind IN ('consume', 'commit', 'open', 'refund', 'close')
+    WHERE part LIKE '%:%' AND s.kind IN ('consume', 'commit', 'open', 'refund', 'close', 'correct')
     GROUP BY 1, 2, 3, 4
     ORDER BY 1, 3, 4
     ON CONFLICT ON CONSTRAINT a_grant_has_one_balance_a_period DO UPDATE SET used = g.used + excluded.used

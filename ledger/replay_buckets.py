@@ -54,7 +54,7 @@ GRANTS = text(
             SELECT tenant, subject, metric, CAST(split_part(part, ':', 1) AS bigint) AS grant_id, period_kind,
                    period_start,
                    CAST(split_part(part, ':', 4) AS bigint)
-                       * CASE WHEN kind IN ('refund', 'close') THEN -1 ELSE 1 END AS units
+                       * CASE WHEN kind IN ('refund', 'close') OR change < 0 THEN -1 ELSE 1 END AS units
             FROM (
                 SELECT * FROM entries
                 WHERE (tenant, subject, metric) > (:after_tenant, :after_subject, :after_metric)
@@ -62,7 +62,7 @@ GRANTS = text(
                   AND parts IS NOT NULL
                 ORDER BY tenant, subject, metric, epoch, n OFFSET 0
             ) AS stretch CROSS JOIN LATERAL string_to_table(parts, ',') AS part
-            WHERE part LIKE '%:%' AND kind IN ('consume', 'commit', 'open', 'refund', 'close')
+            WHERE part LIKE '%:%' AND kind IN ('consume', 'commit', 'open', 'refund', 'close', 'correct')
             UNION ALL
             SELECT tenant, subject, metric, grant_id, period_kind, period_start, change FROM carried
             WHERE (tenant, subject, metric) > (:after_tenant, :after_subject, :after_metric)

@@ -85,6 +85,7 @@ class SimulatedSubject:
             "expire": self._expire,
             "refund": self._refund,
             "set": self._set,
+            "correct": self._correct,
             "grant": self._grant,
         }
 
@@ -238,6 +239,12 @@ class SimulatedSubject:
 
     def _set(self, row: Any) -> None:
         self._accounts[row.metric].set(row.amount, self._now_ms)
+
+    def _correct(self, row: Any) -> None:
+        # A reconciliation's changes nothing in the ledger. Below zero there is nothing to put right here.
+        account = self._accounts[row.metric]
+        if change := max(row.change, -account.used):
+            account.correct(change, self._now_ms)
 
     def _grant(self, row: Any) -> None:
         grant_id = int(row.detail.removeprefix("grant:"))

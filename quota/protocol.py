@@ -28,6 +28,7 @@ class Mode(StrEnum):
     GIVE = "give"
     SET = "set"
     CHARGE = "charge"
+    ADJUST = "adjust"
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("put", "/v1/subjects/{subject}/subscription"): {"plan": "mine"},
     ("post", "/v1/subjects/{subject}/grants"): {"metric": "calls", "amount": 1, "reason": "a test"},
     ("put", "/v1/subjects/{subject}/levels/{metric}"): {"used": 1, "reason": "a test"},
+    ("post", "/v1/subjects/{subject}/corrections"): {"metric": "calls", "change": 1, "reason": "a test"},
     ("post", "/v1/api_keys"): {"scopes": ["read"]},
     ("post", "/v1/ops/jobs"): {"job": "verify", "subject": SUBJECT},
 }

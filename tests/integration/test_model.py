@@ -152,6 +152,10 @@ class Scripts(RuleBasedStateMachine):
     def set(self, used: int) -> None:
         self.world.set(self.ready(2)[0], used)
 
+    @rule(place=who, change=st.integers(-30, 30) | st.integers(-3, 3))
+    def correct(self, place: int, change: int) -> None:
+        self.world.correct(self.ready(place)[0], change or 1)
+
     @rule(place=who, amount=amounts, ago_ms=st.sampled_from([0, 1, HOUR_MS, DAY_MS, 9 * DAY_MS]))
     def charge(self, place: int, amount: int, ago_ms: int) -> None:
         self.world.charge(self.ready(place)[0], amount, self.world.now_ms - ago_ms)
