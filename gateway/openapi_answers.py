@@ -6,7 +6,7 @@ from typing import Any
 from gateway.answers import QUOTA_EXCEEDED_TYPE
 from gateway.problems import STATUS_OF_CODE
 from ledger.api_keys import SCOPES
-from quota.catalog import PERIODS_BY_LENGTH
+from quota.catalog_rules import PERIODS_BY_LENGTH
 from quota.entitlement import SUBSCRIPTION_STATUSES
 from quota.identifiers import IDENTIFIER_PATTERN, MAX_AMOUNT
 

@@ -22,7 +22,7 @@ from gateway.bodies import (
 )
 from gateway.openapi_answers import IDENTIFIER, Schema, array, closed, reference
 from gateway.requests import MAX_KEY_CHARACTERS
-from quota import catalog
+from quota import catalog, catalog_rules
 from quota.identifiers import MAX_AMOUNT
 
 _BODIES = (
@@ -63,7 +63,7 @@ _URL = {
     "description": "{plan} stands for the plan's name",
     # Printable ASCII; other braces than the placeholder's are written as %7B and %7D.
     "pattern": r"^https?://(?:[!-z|~]|\{plan\})+$",
-    "maxLength": catalog.MAX_URL_CHARACTERS,
+    "maxLength": catalog_rules.MAX_URL_CHARACTERS,
 }
 
 
@@ -104,7 +104,7 @@ def _batch() -> Schema:
     return {"title": "BatchRequest", "oneOf": [alone, together]}
 
 
-def _named(schema: Schema, most: int = catalog.MAX_ENTRIES_A_SECTION) -> Schema:
+def _named(schema: Schema, most: int = catalog_rules.MAX_ENTRIES_A_SECTION) -> Schema:
     return {
         "type": "object",
         "propertyNames": IDENTIFIER,
@@ -131,26 +131,26 @@ def _catalog(found: Schema) -> Schema:
             },
         },
         "Metric": {
-            "unit": {"type": "string", "minLength": 1, "maxLength": catalog.MAX_UNIT_CHARACTERS},
+            "unit": {"type": "string", "minLength": 1, "maxLength": catalog_rules.MAX_UNIT_CHARACTERS},
             "warn_at_pct": array(
                 {"type": "integer", "minimum": 1, "maximum": 100},
                 description="Ascending; 100 is always one",
                 uniqueItems=True,
-                maxItems=catalog.MAX_WARNINGS_A_METRIC + 1,
+                maxItems=catalog_rules.MAX_WARNINGS_A_METRIC + 1,
                 default=list(catalog.DEFAULT_WARN_AT_PCT),
             ),
         },
-        "Operation": {"charges": _named(_AMOUNT, catalog.MAX_CHARGES_AN_OPERATION)},
+        "Operation": {"charges": _named(_AMOUNT, catalog_rules.MAX_CHARGES_AN_OPERATION)},
         "AddOn": {"adds": _named(_AMOUNT)},
         "Plan": {
-            "rank": {"type": "integer", "minimum": 0, "maximum": catalog.MAX_RANK, "default": 0},
+            "rank": {"type": "integer", "minimum": 0, "maximum": catalog_rules.MAX_RANK, "default": 0},
             "limits": _named(reference("Limit")),
         },
         "Limit": {
             "limit": _AMOUNT_OR_NOTHING,
             "caps": {
-                **_named(_AMOUNT_OR_NOTHING, len(catalog.PERIODS_BY_LENGTH)),
-                "propertyNames": {"enum": list(catalog.PERIODS_BY_LENGTH)},
+                **_named(_AMOUNT_OR_NOTHING, len(catalog_rules.PERIODS_BY_LENGTH)),
+                "propertyNames": {"enum": list(catalog_rules.PERIODS_BY_LENGTH)},
             },
         },
         "Rollover": {"max": _AMOUNT},
