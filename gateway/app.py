@@ -16,13 +16,14 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from gateway import api_keys, catalog, corrections, grants, jobs, levels, openapi, ops, reports, subjects
+from gateway import api_keys, catalog, corrections, gifts, grants, jobs, levels, openapi, ops, reports, subjects
 from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.batch import Batch
 from gateway.consuming import Consuming
 from gateway.edge import Edge
 from gateway.epochs import Epochs, Looks
+from gateway.giving import Giving
 from gateway.hot import HotPath, Route
 from gateway.in_order import ask_in_order
 from gateway.keeping import Keeping
@@ -159,13 +160,14 @@ class Parts:
         self.outage = Outage(self.admission, self.keeping)
         self.settling = Settling(partial(ask_in_order, self.admission, counters), counters, store)
         self.lost_replies = LostReplies(counters, store, self.taking_back, self.keeping)
+        self.giving = Giving(self.admission, counters, store)
         self.key_uses = KeyUses(store, gateway.authenticator.used_at)
         counters.on_lost = self.lost_replies.heard_of
 
     def keep_going(self) -> list[Coroutine[Any, Any, None]]:
         """What runs beside the requests for as long as the process serves."""
-        parts = (self.looks, self.taking_back, self.lost_replies, self.keeping, self.settling, self.key_uses)
-        return [part.keep_going() for part in parts]
+        parts = (self.looks, self.taking_back, self.lost_replies, self.keeping, self.settling)
+        return [part.keep_going() for part in (*parts, self.giving, self.key_uses)]
 
 
 def build(gateway: Gateway, parts: Parts) -> Edge:
@@ -216,6 +218,8 @@ def routed(gateway: Gateway, parts: Parts) -> Litestar:
             grants.give_grant,
             levels.write_level,
             corrections.correct_counter,
+            gifts.give_gift,
+            gifts.read_gift,
             reports.read_usage,
             reports.read_statement,
             reports.list_entries,
@@ -234,6 +238,7 @@ def routed(gateway: Gateway, parts: Parts) -> Litestar:
             "store": Provide(lambda: gateway.store, sync_to_thread=False),
             "authenticator": Provide(lambda: gateway.authenticator, sync_to_thread=False),
             "counters": Provide(lambda: gateway.counters, sync_to_thread=False),
+            "giving": Provide(lambda: parts.giving, sync_to_thread=False),
             "admission": Provide(lambda: parts.admission, sync_to_thread=False),
             "reporting": Provide(lambda: parts.reports, sync_to_thread=False),
         },

@@ -136,6 +136,16 @@ class GrantRequest(_Body, frozen=True):
     priority: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)] = 0
 
 
+class GiftRequest(_Body, frozen=True):
+    """Unused units of one subject's grants that are to become another's."""
+
+    giver: Identifier = msgspec.field(name="from")
+    to: Identifier
+    metric: Identifier
+    amount: Amount
+    reason: Reason | None = None
+
+
 class LevelRequest(_Body, frozen=True):
     """What a level is, whatever it was counted to be."""
 
@@ -188,10 +198,12 @@ def _check(request: _Body) -> None:
     if metadata is not UNSET:
         _check_metadata(metadata)
     reason = getattr(request, "reason", UNSET)
-    if reason is not UNSET and "\0" in reason:
+    if reason is not UNSET and "\0" in (reason or ""):
         raise InvalidRequest("reason may not hold the character U+0000", field="reason")
     if isinstance(request, ConsumeRequest):
         _check_consume(request)
+    if isinstance(request, GiftRequest):
+        _check_gift(request)
     if isinstance(request, CorrectionRequest) and request.change == 0:
         raise InvalidRequest("a change of 0 corrects nothing", field="change")
     if isinstance(request, ApiKeyRequest):
@@ -205,6 +217,12 @@ def _check_consume(request: ConsumeRequest) -> None:
         raise InvalidRequest("quantity goes with operation; a metric takes amount", field="quantity")
     if request.operation is not UNSET and request.amount is not UNSET:
         raise InvalidRequest("amount goes with metric; an operation takes quantity", field="amount")
+
+
+def _check_gift(request: GiftRequest) -> None:
+    checked_identifier(request.giver, "from")
+    if checked_identifier(request.to, "to") == request.giver:
+        raise InvalidRequest("from and to are the same subject; name two", field="to")
 
 
 def _check_api_key(request: ApiKeyRequest) -> None:

@@ -12,6 +12,7 @@ from gateway.bodies import (
     CommitRequest,
     ConsumeRequest,
     CorrectionRequest,
+    GiftRequest,
     GrantRequest,
     LevelRequest,
     NothingRequest,
@@ -31,6 +32,7 @@ _BODIES = (
     CommitRequest,
     ConsumeRequest,
     CorrectionRequest,
+    GiftRequest,
     GrantRequest,
     LevelRequest,
     NothingRequest,
@@ -140,6 +142,7 @@ def _catalog(found: Schema) -> Schema:
                 default=list(catalog.DEFAULT_WARN_AT_PCT),
             ),
         },
+        "Gifts": {"given_a_day": _AMOUNT_OR_NOTHING, "received_a_day": _AMOUNT_OR_NOTHING},
         "Operation": {"charges": _named(_AMOUNT, catalog_rules.MAX_CHARGES_AN_OPERATION)},
         "AddOn": {"adds": _named(_AMOUNT)},
         "Plan": {

@@ -21,6 +21,8 @@ ACTS = (
     "tenant.made",
     "level.set",
     "counter.corrected",
+    "gift.given",
+    "gift.returned",
 )
 """What an act may be."""
 

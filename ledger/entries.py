@@ -8,7 +8,7 @@ from sqlalchemy import Connection, delete, exists, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DataError, IntegrityError
 
-from ledger import acts_of_entries, grants, holds, movements, repeats
+from ledger import acts_of_entries, gifts_booked, grants, holds, movements, repeats
 from ledger.instants import to_timestamp
 from ledger.staging import staging
 from ledger.tables import entries
@@ -123,6 +123,8 @@ def book(connection: Connection, batch: Sequence[Entry], key_retention_s: int) -
         grants.note_staged(connection)
     if any(entry.kind in acts_of_entries.KINDS for entry in batch):
         acts_of_entries.note_staged(connection)
+    if any(entry.kind == "gift" for entry in batch):
+        gifts_booked.book_staged(connection)
     if any(entry.about.idempotency_key is not None for entry in batch):
         repeats.find_staged(connection, key_retention_s)
     return len(batch) - known

@@ -114,7 +114,7 @@ _grants = text(
                           * CASE WHEN e.kind IN ('refund', 'close') OR e.change < 0 THEN -1 ELSE 1 END)
                FROM entries e CROSS JOIN LATERAL string_to_table(e.parts, ',') AS part
                WHERE (e.tenant, e.subject, e.metric) = (g.tenant, g.subject, g.metric) AND e.occurred_at < :since
-                 AND e.kind IN ('consume', 'commit', 'open', 'refund', 'close', 'correct')
+                 AND e.kind IN ('consume', 'commit', 'open', 'refund', 'close', 'correct', 'gift')
                  AND part LIKE concat(g.id, ':%')
            ), 0) AS units_left
     FROM grants g LEFT JOIN LATERAL (

@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from ledger import act_table, archive_tables, columns, job_table, link_table, outage_tables, sealed_table  # noqa: F401 - as well
+from ledger import act_table, archive_tables, columns, gift_table, job_table, link_table, outage_tables, sealed_table  # noqa: F401 - as well
 from ledger.columns import account, claims, instant, numbers, optional_texts, period, place, texts
 
 metadata = columns.metadata
@@ -118,7 +118,7 @@ cap_balances = Table(
 )
 
 # `journalled` once the journal's entry of it is here: Redis has heard of it. `expiry_journalled`: of its end, too.
-# `is_swept`: the reset has seen to its end.
+# `is_swept`: the reset has seen to its end. `kind`: grant, or gift.
 grants = Table(
     "grants",
     metadata,
@@ -134,6 +134,7 @@ grants = Table(
     Column("journalled", Boolean, nullable=False, server_default=false()),
     Column("expiry_journalled", Boolean, nullable=False, server_default=false()),
     Column("is_swept", Boolean, nullable=False, server_default=false()),
+    Column("kind", Text, nullable=False, server_default=text("'grant'")),
     CheckConstraint("amount >= 0", name="a_grant_takes_nothing_away"),
     Index("grants_by_account", "tenant", "subject", "metric"),
     Index("a_key_gives_one_grant", "tenant", "subject", "idempotency_key", unique=True),

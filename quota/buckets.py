@@ -176,6 +176,39 @@ class Buckets:
                 grant.left, grant.taken, missing = grant.left + units, grant.taken - units, missing - units
         return (Part(missing), *parts)
 
+    def spare_of_grants(self) -> int:
+        """What grants have left, but for units that the account needs itself: it may have used more than its plan gives
+        now."""
+        left = sum(grant.left for grant in self.grants)
+        return left if self.limit is None else max(0, min(left, self.limit - self.used - self.held))
+
+    def give_away(self, amount: int) -> None:
+        """Out of what grants have left, in the order in which they would be used."""
+        for grant in self.grants:
+            units = min(amount, grant.left)
+            grant.left, amount = grant.left - units, amount - units
+
+    def drop(self, grant: Grant) -> None:
+        """One that has expired, with the units of it that were used or held."""
+        self.grants.remove(grant)
+        self.expired_ms = max(self.expired_ms, grant.expires_ms or 0)
+        self.held -= grant.held
+        self.used -= grant.taken
+
+    def enter_caps(self, caps: dict[str, Cap]) -> None:
+        """New ones. A window that runs already goes on, with what was spent in it."""
+        for kind, cap in caps.items():
+            known = self.caps.get(kind)
+            if known and known.window.start_ms >= cap.window.start_ms:
+                cap.window, cap.spent = known.window, known.spent
+        self.caps = caps
+
+    def roll_caps(self, now_ms: int, windows: dict[str, Period]) -> None:
+        """Windows that are over begin anew at zero."""
+        for kind, cap in self.caps.items():
+            if is_past(cap.window.end_ms, now_ms):
+                self.caps[kind] = Cap(windows[kind], cap.limit)
+
     def may_grow(self, hold: Taking) -> bool:
         """More than was held counts in the windows of the hold, so a limited one must still be running."""
         is_bounded = not self.terms.is_soft and (self.terms.limit is not None or self.caps)

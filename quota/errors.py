@@ -17,6 +17,7 @@ QuotagateError
 │   ├── AlreadyRefunded         nothing is left of what the receipt names
 │   ├── ReservationSettled      it was committed or released, or it has expired
 │   ├── BelowZero               a level cannot be given back further than that
+│   ├── NotEnoughUnits          fewer unused units of grants than are to be given away
 │   └── TooMany                 of what one account may have at a time
 ├── NoSubscription              no active plan, and the tenant has no default one
 ├── IdempotencyKeyReused        the same key came with another body
@@ -110,6 +111,10 @@ class ReservationSettled(Conflict):
 
 class BelowZero(Conflict):
     code = "BELOW_ZERO"
+
+
+class NotEnoughUnits(Conflict):
+    code = "NOT_ENOUGH_UNITS"
 
 
 class TooMany(Conflict):

@@ -75,10 +75,11 @@ class Entry:
 
     `used_after` None: it was booked into a period that is over, and only the ledger knows that balance. `detail` is
     what it refers to: the place of the hold or entry that it settles or gives back, a hold's expiry, the cap that a
-    denial ran into, `sum:<n>` denials, `grant:<id>`; of a `close`, `rollover:<left>:<most>:<until_ms>`: what may go on
-    into the period that follows, with `:unseen` where one between passed unseen; of a consume that leaves more used
-    than the limit, `over:<n>`; of a reconciliation's `correct`, which changes nothing in the ledger, `was:<n>`, and
-    `,<cap>:<n>`: what the counter said before (decision 013). A person's `correct` has none.
+    denial ran into, `sum:<n>` denials, `grant:<id>`; of units that were taken for another subject, `gift:<id>`; of a
+    `close`, `rollover:<left>:<most>:<until_ms>`: what may go on into the period that follows, with `:unseen` where one
+    between passed unseen; of a consume that leaves more used than the limit, `over:<n>`; of a reconciliation's
+    `correct`, which changes nothing in the ledger, `was:<n>`, and `,<cap>:<n>`: what the counter said before (decision
+    013). A person's `correct` has none.
     """
 
     shard: int

@@ -140,6 +140,16 @@ class Account(Buckets):
             self._journal("correct", -change, change)
         return True
 
+    def gift(self, amount: int, gift_id: int | str, now_ms: int) -> bool:
+        """Out of what grants have left, for another subject. False: the account has not so much to spare."""
+        self.let_go(now_ms)
+        if amount > self.spare_of_grants():
+            return False
+        self.give_away(amount)
+        self._journal("gift", amount, 0, about=f"gift:{gift_id}")
+        self.warn()
+        return True
+
     def charge(self, amount: int, at_ms: int, window: Period, now_ms: int) -> Taking:
         """Units let through while nobody could count: even above the limit, in the windows of their instant. `window`
         is the one that today's terms say, for an instant of which the account remembers nothing."""
@@ -159,9 +169,7 @@ class Account(Buckets):
         self.let_go(now_ms)
         if was_over:
             self.open()
-        for kind, cap in self.caps.items():
-            if is_past(cap.window.end_ms, now_ms):
-                self.caps[kind] = Cap(caps[kind], cap.limit)
+        self.roll_caps(now_ms, caps)
 
     def enter(self, terms: Terms, period: Period, caps: dict[str, Cap], granted: list[Grant], now_ms: int) -> None:
         """New terms, by a plan change, an override or a grant. What was used is kept, also when the window changes."""
@@ -181,11 +189,7 @@ class Account(Buckets):
         self.terms, self.period = terms, period
         if has_opened or is_first:
             self.open()
-        for kind, cap in caps.items():
-            known = self.caps.get(kind)
-            if known and known.window.start_ms >= cap.window.start_ms:
-                cap.window, cap.spent = known.window, known.spent
-        self.caps = caps
+        self.enter_caps(caps)
         for grant in granted:
             self.grants = sorted([*self.grants, grant], key=order)
             self._journal("grant", grant.left, 0, about=f"grant:{grant.id}")
@@ -201,10 +205,7 @@ class Account(Buckets):
                 self._unhold(hold, hold.parts, until_ms)
                 self._journal("expire", hold.amount, 0, hold.sealed, number)
         for grant in [each for each in self.grants if is_past(each.expires_ms, until_ms)]:
-            self.grants.remove(grant)
-            self.expired_ms = max(self.expired_ms, grant.expires_ms or 0)
-            self.held -= grant.held
-            self.used -= grant.taken
+            self.drop(grant)
             self._journal("expire", grant.left, -grant.taken, about=f"grant:{grant.id}")
 
     def _close(self, period: Period) -> None:

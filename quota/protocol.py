@@ -29,6 +29,7 @@ class Mode(StrEnum):
     SET = "set"
     CHARGE = "charge"
     ADJUST = "adjust"
+    GIFT = "gift"
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,6 +177,26 @@ local function put_back(account, amount)
   return parts
 end
 
+-- What grants have left, but for units that the account needs itself: it may have used more than its plan gives now.
+local function spare_of_grants(account)
+  local left, limit = 0, effective_limit(account)
+  for _, grant in ipairs(account.grants) do left = left + grant.left end
+  return limit and math.max(0, math.min(left, limit - account.used - account.held)) or left
+end
+
+-- In the order in which they would be used.
+local function give_away(account, amount)
+  local parts, missing = {}, amount
+  for _, grant in ipairs(account.grants) do
+    local units = math.min(missing, grant.left)
+    if units > 0 then
+      parts[#parts + 1] = { units = units, id = grant.id, priority = grant.priority, expires = grant.expires }
+      grant.left, missing = grant.left - units, missing - units
+    end
+  end
+  return parts
+end
+
 -- What a consume says of an account that it leaves above its limit.
 local function over(account)
   local limit = effective_limit(account)

@@ -221,6 +221,15 @@ function modes.adjust(request)
   return 'allowed'
 end
 
+-- Out of what grants have left, for another subject; the ledger gives it to them. detail: gift:<id>
+function modes.gift(request)
+  local charge = request[1]
+  if charge.amount > spare_of_grants(charge.account) then return 'below_zero' end
+  local parts = give_away(charge.account, charge.amount)
+  queue(charge.account, 'gift', charge.amount, 0, neighbours(request, 1, { detail = charge.detail, parts = parts }))
+  return warn_all(request)
+end
+
 -- The words of the window that is over in which an instant lies; nil: what was used then counts in the running one.
 local function closed_at(account, at_ms, window)
   local start = tonumber(account.start)

@@ -35,7 +35,7 @@ class World:
         names = ("consume", "provision", "roll", "publish", "begin_epoch")
         clock = lua.source("rules/clock")
         self.scripts = {name: str(connection.script_load(lua.source(name).replace(clock, CLOCK))) for name in names}
-        self.now_ms, self.fence, self.next_n, self.grant_ids = START_MS, 0, 0, 0
+        self.now_ms, self.fence, self.next_n, self.grant_ids, self.gift_ids = START_MS, 0, 0, 0, 0
         self.pairs: list[Pair] = []
         self.receipts: list[Receipt] = []
         self.run(protocol.begin_epoch(SHARD, 1, ""))
@@ -241,6 +241,13 @@ class World:
     def set(self, pair: Pair, used: int) -> None:
         step = self.step(Mode.SET, [(pair, used, "")])
         self.do(step, [pair], "allowed", lambda: pair.model.set(used, self.now_ms))
+
+    def gift(self, pair: Pair, amount: int) -> None:
+        self.gift_ids += 1
+        fits = pair.model.checked(self.now_ms).spare_of_grants() >= amount
+        step = self.step(Mode.GIFT, [(pair, amount, f"gift:{self.gift_ids}")])
+        wanted = "allowed" if fits else "below_zero"
+        self.do(step, [pair], wanted, lambda: pair.model.gift(amount, self.gift_ids, self.now_ms))
 
     def correct(self, pair: Pair, change: int) -> None:
         fits = pair.model.checked(self.now_ms).used + change >= 0
