@@ -18,7 +18,7 @@ MakeTenant = Callable[[str | dict[str, Any]], Tenant]
 SHARDS = 64
 """Of a system that nobody has set another number for."""
 COUNT = 120
-"""A thousand, with whatever dies in between: tests/integration/test_gifts_booked.py."""
+"""With whatever dies in between: tests/integration/test_gifts_booked.py."""
 
 
 @pytest.fixture
