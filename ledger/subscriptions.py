@@ -52,13 +52,13 @@ def of_subject(connection: Connection, tenant: str, subject: str) -> Subscriptio
 
 
 def put(connection: Connection, tenant: str, subject: str, subscription: Subscription, by: By) -> int:
-    """Writes the subscription, and nothing is scheduled any more; the id of the announcement to be told to Redis."""
+    """Writes the subscription with what is scheduled of it, and nothing else is any more; the id of the announcement
+    to be told to Redis."""
     before = _locked(connection, tenant, subject)
     values = _columns(subscription) | {
         "changed_at": func.now(),
         "changed_by": by.actor,
-        "scheduled": null(),
-        "scheduled_at": None,
+        **_scheduled(subscription.scheduled, by),
     }
     connection.execute(
         insert(subscriptions)
@@ -139,6 +139,13 @@ def _columns(subscription: Subscription) -> dict[str, Any]:
         "anchor": None if subscription.anchor_ms is None else to_timestamp(subscription.anchor_ms),
         "add_ons": dict(subscription.add_ons),
     }
+
+
+def _scheduled(scheduled: Scheduled | None, by: By) -> dict[str, Any]:
+    if scheduled is None:
+        return {"scheduled": null(), "scheduled_at": None}
+    words = _words(scheduled.subscription) | {"changed_by": by.actor}
+    return {"scheduled": words, "scheduled_at": to_timestamp(scheduled.at_ms)}
 
 
 def _words(subscription: Subscription) -> dict[str, Any]:

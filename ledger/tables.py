@@ -20,8 +20,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from ledger import act_table, archive_tables, columns, gift_table, job_table, link_table, outage_tables, sealed_table  # noqa: F401 - as well
+from ledger import act_table, archive_tables, columns, job_table, link_table, outage_tables, sealed_table, stripe_tables  # noqa: F401 - as well
 from ledger.columns import account, claims, instant, numbers, optional_texts, period, place, texts
+from ledger.gift_table import gifts  # noqa: F401 - as well
 
 metadata = columns.metadata
 
