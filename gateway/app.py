@@ -266,14 +266,16 @@ def routed(gateway: Gateway, parts: Parts) -> Litestar:
         logging_config=None,
         guards=[scope_guard],
         lifespan=[lifespan],
-        openapi_config=OpenAPIConfig(
-            title="Quotagate",
-            version="1",
-            openapi_router=Router(
-                "/schema/openapi.json", route_handlers=[], opt={"scopes": ()}, include_in_schema=False
-            ),
-            render_plugins=[openapi.Document(path="/")],
-        ),
+        openapi_config=_document(),
         request_class=StrictRequest,
         state=State({"authenticator": gateway.authenticator}),
+    )
+
+
+def _document() -> OpenAPIConfig:
+    return OpenAPIConfig(
+        title="Quotagate",
+        version="1",
+        openapi_router=Router("/schema/openapi.json", route_handlers=[], opt={"scopes": ()}, include_in_schema=False),
+        render_plugins=[openapi.Document(path="/")],
     )
