@@ -20,6 +20,8 @@ from gateway import (
     api_keys,
     audit_log,
     catalog,
+    corrections,
+    gifts,
     grants,
     jobs,
     levels,
@@ -36,6 +38,7 @@ from gateway.batch import Batch
 from gateway.consuming import Consuming
 from gateway.edge import Edge
 from gateway.epochs import Epochs, Looks
+from gateway.giving import Giving
 from gateway.hot import HotPath, Route
 from gateway.in_order import ask_in_order
 from gateway.keeping import Keeping
@@ -173,13 +176,14 @@ class Parts:
         self.outage = Outage(self.admission, self.keeping)
         self.settling = Settling(partial(ask_in_order, self.admission, counters), counters, store)
         self.lost_replies = LostReplies(counters, store, self.taking_back, self.keeping)
+        self.giving = Giving(self.admission, counters, store)
         self.key_uses = KeyUses(store, gateway.authenticator.used_at)
         counters.on_lost = self.lost_replies.heard_of
 
     def keep_going(self) -> list[Coroutine[Any, Any, None]]:
         """What runs beside the requests for as long as the process serves."""
-        parts = (self.looks, self.taking_back, self.lost_replies, self.keeping, self.settling, self.key_uses)
-        return [part.keep_going() for part in parts]
+        parts = (self.looks, self.taking_back, self.lost_replies, self.keeping, self.settling)
+        return [part.keep_going() for part in (*parts, self.giving, self.key_uses)]
 
 
 def build(gateway: Gateway, parts: Parts) -> Edge:
@@ -234,6 +238,9 @@ def routed(gateway: Gateway, parts: Parts) -> Litestar:
             overrides.write_override,
             overrides.remove_override,
             overrides.list_overrides,
+            corrections.correct_counter,
+            gifts.give_gift,
+            gifts.read_gift,
             reports.read_usage,
             reports.read_statement,
             reports.list_entries,
@@ -254,6 +261,7 @@ def routed(gateway: Gateway, parts: Parts) -> Litestar:
             "store": Provide(lambda: gateway.store, sync_to_thread=False),
             "authenticator": Provide(lambda: gateway.authenticator, sync_to_thread=False),
             "counters": Provide(lambda: gateway.counters, sync_to_thread=False),
+            "giving": Provide(lambda: parts.giving, sync_to_thread=False),
             "admission": Provide(lambda: parts.admission, sync_to_thread=False),
             "stripe_signatures": Provide(lambda: stripe_signatures, sync_to_thread=False),
             "reporting": Provide(lambda: parts.reports, sync_to_thread=False),
@@ -262,14 +270,16 @@ def routed(gateway: Gateway, parts: Parts) -> Litestar:
         logging_config=None,
         guards=[scope_guard],
         lifespan=[lifespan],
-        openapi_config=OpenAPIConfig(
-            title="Quotagate",
-            version="1",
-            openapi_router=Router(
-                "/schema/openapi.json", route_handlers=[], opt={"scopes": ()}, include_in_schema=False
-            ),
-            render_plugins=[openapi.Document(path="/")],
-        ),
+        openapi_config=_document(),
         request_class=StrictRequest,
         state=State({"authenticator": gateway.authenticator}),
+    )
+
+
+def _document() -> OpenAPIConfig:
+    return OpenAPIConfig(
+        title="Quotagate",
+        version="1",
+        openapi_router=Router("/schema/openapi.json", route_handlers=[], opt={"scopes": ()}, include_in_schema=False),
+        render_plugins=[openapi.Document(path="/")],
     )

@@ -21,6 +21,7 @@ MAX_NAME_CHARACTERS = 100
 Identifier = Annotated[str, Meta(min_length=1, max_length=200, pattern=IDENTIFIER_PATTERN)]
 Amount = Annotated[int, Meta(ge=1, le=MAX_AMOUNT)]
 AnyAmount = Annotated[int, Meta(ge=0, le=MAX_AMOUNT)]
+Change = Annotated[int, Meta(ge=-MAX_AMOUNT, le=MAX_AMOUNT, extra_json_schema={"not": {"const": 0}})]
 WITHOUT_NUL = {"pattern": "^[^\\u0000]*$"}
 """Said to callers here, checked below: Postgres keeps no text with that character in it."""
 Reason = Annotated[str, Meta(min_length=1, max_length=MAX_REASON_CHARACTERS, extra_json_schema=WITHOUT_NUL)]
@@ -145,11 +146,30 @@ class OverrideRequest(_Body, frozen=True):
     expires_at: Instant | None = None
 
 
+class GiftRequest(_Body, frozen=True):
+    """Unused units of one subject's grants that are to become another's."""
+
+    giver: Identifier = msgspec.field(name="from")
+    to: Identifier
+    metric: Identifier
+    amount: Amount
+    reason: Reason | None = None
+
+
 class LevelRequest(_Body, frozen=True):
     """What a level is, whatever it was counted to be."""
 
     used: AnyAmount
     reason: Reason
+
+
+class CorrectionRequest(_Body, frozen=True):
+    """By how much a counter is to be moved, up or down."""
+
+    metric: Identifier
+    change: Change
+    reason: Reason
+    metadata: Metadata | UnsetType = UNSET
 
 
 class ApiKeyRequest(_Body, frozen=True):
@@ -192,6 +212,10 @@ def _check(request: _Body) -> None:
         raise InvalidRequest("reason may not hold the character U+0000", field="reason")
     if isinstance(request, ConsumeRequest):
         _check_consume(request)
+    if isinstance(request, GiftRequest):
+        _check_gift(request)
+    if isinstance(request, CorrectionRequest) and request.change == 0:
+        raise InvalidRequest("a change of 0 corrects nothing", field="change")
     if isinstance(request, ApiKeyRequest):
         _check_api_key(request)
 
@@ -203,6 +227,12 @@ def _check_consume(request: ConsumeRequest) -> None:
         raise InvalidRequest("quantity goes with operation; a metric takes amount", field="quantity")
     if request.operation is not UNSET and request.amount is not UNSET:
         raise InvalidRequest("amount goes with metric; an operation takes quantity", field="amount")
+
+
+def _check_gift(request: GiftRequest) -> None:
+    checked_identifier(request.giver, "from")
+    if checked_identifier(request.to, "to") == request.giver:
+        raise InvalidRequest("from and to are the same subject; name two", field="to")
 
 
 def _check_api_key(request: ApiKeyRequest) -> None:

@@ -13,7 +13,7 @@ from gateway.admission import Admission
 from gateway.answers import Answer, metric_document
 from gateway.bodies import LevelRequest, ReleaseRequest, decoded, fingerprint
 from gateway.hot import Asking
-from gateway.resources import StrictRequest, caller, from_path, ident_of
+from gateway.resources import StrictRequest, asked_by, caller, from_path, ident_of
 from quota.decisions import decision
 from quota.demands import Asked, Demand
 from quota.errors import BelowZero, InvalidRequest, TooMany, UnknownMetric
@@ -91,6 +91,7 @@ async def write_level(
         (Asked(metric, data.used),),
         reason=data.reason,
         actor=caller(request).key_id,
+        origin=asked_by(request).origin,
     )
     decided, _ = await admission.decide(demand)
     if not decided.allowed:

@@ -130,8 +130,9 @@ def _lost(step: Step, until_ms: int) -> LostReply:
 
 
 def _is_taken_back(entry: Entry) -> bool:
-    # A release without a detail gave back units of a level; one with it names the hold that it settled.
-    return entry.kind in {"consume", "hold"} or (entry.kind == "release" and entry.detail is None)
+    # A release without a detail gave back units of a level; one with it names the hold that it settled. A correction
+    # without one is a person's.
+    return entry.kind in {"consume", "hold"} or (entry.kind in {"release", "correct"} and entry.detail is None)
 
 
 def _name(about: About) -> tuple[str, str | None]:

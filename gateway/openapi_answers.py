@@ -238,6 +238,12 @@ def _of_keys() -> Schema:
     }
 
 
+def _of_gifts() -> Schema:
+    words = {"id": TEXT, "from": IDENTIFIER, "to": IDENTIFIER, "metric": IDENTIFIER, "amount": COUNT}
+    state = {"enum": ["asked", "taken", "given", "refused"]}
+    return {"Gift": closed({**words, "state": state, "reason": or_null(TEXT), "refusal": or_null(TEXT)})}
+
+
 def schemas() -> Schema:
     """What the routes answer, by name."""
-    return _of_decisions() | _of_resources() | _of_keys()
+    return _of_decisions() | _of_resources() | _of_gifts() | _of_keys()

@@ -140,6 +140,26 @@ ROUTED = {
         "RemoveOverride", "", (*_OF_READING, 404, 409), 204, query=[_WHY]
     ),
     ("/v1/subjects/{subject}/overrides", "get"): Routed("ListOverrides", "Overrides", _OF_READING, is_paged=True),
+    ("/v1/subjects/{subject}/corrections", "post"): Routed(
+        "CorrectCounter",
+        "Level",
+        (*_OF_WRITING, 404, 409, 422),
+        links={"status": _OF_SUBJECT["status"]},
+        body="CorrectionRequest",
+        examples={"counted twice": {"metric": "credits", "change": -5, "reason": "a job was counted twice"}},
+        has_key=True,
+    ),
+    ("/v1/gifts", "post"): Routed(
+        "GiveGift",
+        "Gift",
+        (*_OF_WRITING, 404, 409, 422),
+        201,
+        links={"gift": link("ReadGift", "How far it is", path={"id": "/id"})},
+        body="GiftRequest",
+        examples={"to a friend": {"from": "u_1", "to": "u_2", "metric": "credits", "amount": 5, "reason": "thanks"}},
+        has_key=True,
+    ),
+    ("/v1/gifts/{id}", "get"): Routed("ReadGift", "Gift", (*_OF_READING, 404)),
     ("/v1/api_keys", "get"): Routed("ListApiKeys", "ApiKeys", _OF_READING, is_paged=True),
     ("/v1/api_keys", "post"): Routed(
         "CreateApiKey",
@@ -196,6 +216,9 @@ def complete(path: str, method: str, operation: Schema) -> None:
         operation["parameters"] = [*operation.get("parameters", ()), *added]
     if routed.body is not None:
         operation["requestBody"] = json_body(routed.body, routed.examples)
+    if path == "/v1/gifts":
+        waits = "The counters cannot be reached: it is written down, and will be given or refused"
+        operation["responses"]["202"] = operation["responses"]["201"] | {"description": waits}
     if path in {"/v1/entries", "/v1/audit_log"}:
         operation["responses"]["200"]["content"] |= STREAMS
     if path == "/health/ready":

@@ -14,7 +14,7 @@ from ledger.repeats import NO_CALLER_WAS_TOLD, TakeBack
 from ledger.store import Store
 from quota.demands import Asked, Demand
 from quota.errors import Conflict, CountersUnavailable, ReceiptNotFound, ReservationNotFound
-from quota.formats import LIFETIME, detail_of_charge
+from quota.formats import DOWN, LIFETIME, UP, detail_of_charge
 from quota.handles import Receipt, Reservation
 from quota.journal import Place
 from quota.keys import AccountName
@@ -46,6 +46,8 @@ class Undoing:
                 return await self._charge_again(wanted, charges[0][0].subject)
             case "release":
                 return await self._use_again(wanted, charges)
+            case "correct":
+                return await self._correct_back(wanted, charges[0][0])
         return await self._give_back(wanted, charges[0][0].subject)
 
     async def _give_back(self, wanted: TakeBack, subject: str) -> bool:
@@ -109,6 +111,14 @@ class Undoing:
         detail = detail_of_charge(self._admission.now_ms(), LIFETIME)
         asked = tuple(Asked(account.metric, amount, detail) for account, amount in charges)
         return _is_done(await self._ask(wanted, charges[0][0].subject, Mode.CHARGE, asked))
+
+    async def _correct_back(self, wanted: TakeBack, account: AccountName) -> bool:
+        """Of a person's correction, which way it went only its entry says."""
+        change = await self._store.run(wanted.tenant, receipts.corrected_by, wanted)
+        if change is None:
+            raise CountersUnavailable("the ledger has not got the correction yet that is to be taken back")
+        asked = Asked(account.metric, abs(change), DOWN if change > 0 else UP)
+        return _is_done(await self._ask(wanted, account.subject, Mode.ADJUST, (asked,)))
 
     async def _ask(
         self,

@@ -47,13 +47,15 @@ _grants = text(
     SELECT :month, tenant, subject, metric, 'grant', grant_id, period_kind, period_start, change, entries, shard,
            last[1], last[2]
     FROM (
-        SELECT tenant, subject, metric, CAST(split_part(part, ':', 1) AS bigint) AS grant_id, period_kind, period_start,
+        SELECT tenant, subject, metric, CAST(split_part(part, ':', 1) AS bigint) AS grant_id,
+               CASE kind WHEN 'gift' THEN 'gift' ELSE period_kind END AS period_kind,
+               CASE kind WHEN 'gift' THEN timestamptz 'epoch' ELSE period_start END AS period_start,
                sum(CAST(split_part(part, ':', 4) AS bigint)
-                   * CASE WHEN kind IN ('refund', 'close') THEN -1 ELSE 1 END) AS change,
+                   * CASE WHEN kind IN ('refund', 'close') OR change < 0 THEN -1 ELSE 1 END) AS change,
                count(*) AS entries, max(shard) AS shard, max(ARRAY[epoch, n]) AS last
         FROM entries CROSS JOIN LATERAL string_to_table(parts, ',') AS part
         WHERE occurred_at >= :since AND occurred_at < :till AND part LIKE '%:%'
-          AND kind IN ('consume', 'commit', 'open', 'refund', 'close')
+          AND kind IN ('consume', 'commit', 'open', 'refund', 'close', 'correct', 'gift')
         GROUP BY 1, 2, 3, 4, 5, 6
     ) AS summed
     """

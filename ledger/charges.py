@@ -49,7 +49,7 @@ _of_lost = text(
          AS lost (tenant, subject, metric, request_id, attempt)
     JOIN entries e USING (tenant, subject, metric)
     WHERE e.request_id = lost.request_id AND e.attempt IS NOT DISTINCT FROM lost.attempt AND e.shard = :shard
-      AND (e.kind IN ('consume', 'hold') OR (e.kind = 'release' AND e.detail IS NULL))
+      AND (e.kind IN ('consume', 'hold') OR (e.kind IN ('release', 'correct') AND e.detail IS NULL))
       AND e.occurred_at BETWEEN :from_instant AND :till_instant
     """
 )
@@ -58,7 +58,8 @@ _of_lost = text(
 def of_lost(
     connection: Connection, shard: int, lost: Sequence[LostReply], from_ms: int, till_ms: int
 ) -> list[TakeBack]:
-    """The receipts of consumes, holds and releases of levels that were made for these steps between two instants."""
+    """The receipts that were made for these steps between two instants: of consumes and holds, of levels that
+    were given back, and of people's corrections."""
     rows = connection.execute(
         _of_lost,
         names_of([AccountName(each.tenant, each.subject, each.metric) for each in lost])

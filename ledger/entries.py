@@ -8,7 +8,7 @@ from sqlalchemy import Connection, delete, exists, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DataError, IntegrityError
 
-from ledger import grants, holds, movements, notices, repeats
+from ledger import acts_of_entries, gifts_booked, grants, holds, movements, notices, repeats
 from ledger.instants import to_timestamp
 from ledger.staging import staging
 from ledger.tables import entries
@@ -21,15 +21,18 @@ Unacceptable = (psycopg.DataError, psycopg.IntegrityError, DataError, IntegrityE
 # the balance after. Late entries state none, and those that the ledger has already were checked when they came first.
 # Each balance is looked up by itself: of a staging table without statistics Postgres expects so much that it would read
 # all the balances that there are, for every batch.
-# A `correct` follows from the ledger alone, whatever the line above stated, and changes nothing (decision 013).
+# A reconciliation's `correct` follows from the ledger alone, whatever the line above stated, and changes nothing
+# (decision 013). A person's is held to the rule, as every other line.
 _wrong_arithmetic = text(
     """
     WITH statement AS (
-        SELECT s.shard, s.epoch, s.n, s.kind, s.change, s.used_after, s.is_late,
-               CASE WHEN s.kind = 'correct' THEN coalesce(b.used, 0) + CAST(sum(s.change) OVER account AS bigint)
+        SELECT s.shard, s.epoch, s.n, s.change, s.used_after, s.is_late,
+               s.is_restated,
+               CASE WHEN s.is_restated THEN coalesce(b.used, 0) + CAST(sum(s.change) OVER account AS bigint)
                     ELSE coalesce(lag(s.used_after) OVER account, b.used, 0) END AS used_before
-        FROM staging s
-        LEFT JOIN LATERAL (
+        FROM (
+            SELECT *, coalesce(kind = 'correct' AND detail LIKE 'was:%', false) AS is_restated FROM staging
+        ) s LEFT JOIN LATERAL (
             SELECT * FROM balances WHERE (tenant, subject, metric, period_kind, period_start)
                                        = (s.tenant, s.subject, s.metric, s.period_kind, s.period_start) LIMIT 1
         ) b ON true
@@ -39,7 +42,7 @@ _wrong_arithmetic = text(
         )
     )
     SELECT shard, epoch, n, used_before, change, used_after FROM statement
-    WHERE (used_before + change <> used_after AND NOT is_late) OR (kind = 'correct' AND change <> 0)
+    WHERE (used_before + change <> used_after AND NOT is_late) OR (is_restated AND change <> 0)
     ORDER BY shard, epoch, n LIMIT 100
     """
 )
@@ -120,6 +123,10 @@ def book(connection: Connection, batch: Sequence[Entry], key_retention_s: int) -
         grants.note_staged(connection)
     if any(entry.detail is not None and entry.detail.startswith(notices.DETAIL_PREFIX) for entry in batch):
         notices.note_staged(connection)
+    if any(entry.kind in acts_of_entries.KINDS for entry in batch):
+        acts_of_entries.note_staged(connection)
+    if any(entry.kind == "gift" for entry in batch):
+        gifts_booked.book_staged(connection)
     if any(entry.about.idempotency_key is not None for entry in batch):
         repeats.find_staged(connection, key_retention_s)
     return len(batch) - known

@@ -62,6 +62,11 @@ _count_live = text(
 )
 
 
+def live_grants(connection: Connection, account: Mapping[str, str]) -> int:
+    """How many grants an account (tenant, subject, metric) has that are neither used up nor expired."""
+    return int(connection.execute(_count_live, account).scalar_one())
+
+
 def add(
     connection: Connection,
     tenant: str,
@@ -92,7 +97,7 @@ def add(
                 raise IdempotencyKeyReused("this idempotency key has given another grant; use a new key for a new one")
             return int(given["id"]), None
     connection.execute(_one_at_a_time, account)
-    if connection.execute(_count_live, account).scalar_one() >= MAX_LIVE_GRANTS:
+    if live_grants(connection, account) >= MAX_LIVE_GRANTS:
         raise TooMany(
             f"{subject} has {MAX_LIVE_GRANTS} grants of {metric} that are neither used up nor expired: no more fit in"
         )
@@ -133,6 +138,11 @@ _all_one_at_a_time = text(
 )
 
 
+def lock_accounts(connection: Connection, accounts: Sequence[AccountName]) -> None:
+    """Until the commit nobody else gives these accounts a grant."""
+    connection.execute(_all_one_at_a_time, names_of(accounts))
+
+
 def rolled_over(detail: str | None, account: AccountName, start_ms: int, drifted: int) -> RolledOver | None:
     """What goes on of a period into the next: what the entry that closed it says (`lua/rules/buckets.lua`), and what
     its counter had `drifted` from what the ledger knows to have been used. ValueError when it is damaged."""
@@ -153,7 +163,7 @@ def roll_over(connection: Connection, wanted: Sequence[RolledOver]) -> list[tupl
     """
     if not wanted:
         return []
-    connection.execute(_all_one_at_a_time, names_of([each.account for each in wanted]))
+    lock_accounts(connection, [each.account for each in wanted])
     values = [
         {
             "tenant": each.account.tenant,
@@ -193,18 +203,19 @@ def note_swept(connection: Connection, ids: Sequence[int]) -> None:
     connection.execute(update(grants).where(grants.c.id.in_(ids)).values(is_swept=True))
 
 
+# Units that were given away are gone, and no period's (ledger/movements.py).
 # The units of an expired grant whose end was not journalled are in a balance still: the script that finds it takes them
 # out.
 _of_accounts = text(
     """
     SELECT g.id, g.tenant, g.subject, g.metric, g.amount, g.priority, g.expires_at, g.journalled, g.expiry_journalled,
-           g.kind, g.reason, g.created_by, g.request_id,
-           u.period_kind, u.period_start, u.used, b.period_end IS NULL OR b.period_end > :now OR NOT EXISTS (
+           g.kind, g.reason, g.created_by, g.request_id, u.period_kind, u.period_start, u.used,
+           u.period_kind <> 'gift' AND (b.period_end IS NULL OR b.period_end > :now OR NOT EXISTS (
                SELECT FROM entries e
                WHERE (e.tenant, e.subject, e.metric) = (b.tenant, b.subject, b.metric)
                  AND e.kind = 'close' AND e.change = 0
                  AND (e.period_kind, e.period_start) = (b.period_kind, b.period_start)
-           ) AS is_running,
+           )) AS is_running,
            coalesce(g.expires_at <= :now, false) AS is_past
     FROM unnest(CAST(:tenants AS text[]), CAST(:subjects AS text[]), CAST(:metrics AS text[]))
          AS wanted (tenant, subject, metric)

@@ -44,14 +44,18 @@ _cap_balances = text(
 )
 
 # A part of a grant is `<id>:<priority>:<expires_ms>:<units>`. A close that moves units takes them out of its period,
-# and the open after it puts them into the next one, with the grants that they came from.
+# and the open after it puts them into the next one, with the grants that they came from. What was given away counts in
+# no period, so it stands under a kind of its own.
 _grant_balances = text(
     """
     INSERT INTO grant_balances AS g (grant_id, tenant, period_kind, period_start, used)
-    SELECT CAST(split_part(part, ':', 1) AS bigint), s.tenant, s.period_kind, s.period_start,
-           sum(CAST(split_part(part, ':', 4) AS bigint) * CASE WHEN s.kind IN ('refund', 'close') THEN -1 ELSE 1 END)
+    SELECT CAST(split_part(part, ':', 1) AS bigint), s.tenant,
+           CASE s.kind WHEN 'gift' THEN 'gift' ELSE s.period_kind END,
+           CASE s.kind WHEN 'gift' THEN timestamptz 'epoch' ELSE s.period_start END,
+           sum(CAST(split_part(part, ':', 4) AS bigint)
+               * CASE WHEN s.kind IN ('refund', 'close') OR s.change < 0 THEN -1 ELSE 1 END)
     FROM staging s CROSS JOIN LATERAL string_to_table(s.parts, ',') AS part
-    WHERE part LIKE '%:%' AND s.kind IN ('consume', 'commit', 'open', 'refund', 'close')
+    WHERE part LIKE '%:%' AND s.kind IN ('consume', 'commit', 'open', 'refund', 'close', 'correct', 'gift')
     GROUP BY 1, 2, 3, 4
     ORDER BY 1, 3, 4
     ON CONFLICT ON CONSTRAINT a_grant_has_one_balance_a_period DO UPDATE SET used = g.used + excluded.used

@@ -122,6 +122,21 @@ def given_by(connection: Connection, refund: TakeBack) -> list[GivenAgain]:
     ]
 
 
+_corrected_by = text(
+    """
+    SELECT change FROM entries
+    WHERE (tenant, shard, epoch, n) = (:tenant, :shard, :epoch, :first_n) AND kind = 'correct' LIMIT 1
+    """
+)
+
+
+def corrected_by(connection: Connection, correction: TakeBack) -> int | None:
+    """By how much a person's correction moved its counter; None: the ledger has not got it."""
+    wanted = {name: getattr(correction, name) for name in ("tenant", "shard", "epoch", "first_n")}
+    found: int | None = connection.execute(_corrected_by, wanted).scalar_one_or_none()
+    return found
+
+
 def _words(kind: str, start: Any, end: Any, plan: str | None) -> str:
     return str(_window(kind, start, end, plan))
 

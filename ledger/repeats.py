@@ -34,7 +34,7 @@ _collect = text(
                receipt_first_n AS first_n, receipt_count, kind, occurred_at
         FROM staging
         WHERE idempotency_key IS NOT NULL
-          AND (kind IN ('consume', 'hold', 'commit', 'refund') OR kind = 'release' AND detail IS NULL)
+          AND (kind IN ('consume', 'hold', 'commit', 'refund') OR kind IN ('release', 'correct') AND detail IS NULL)
     ) AS receipts
     """
 )

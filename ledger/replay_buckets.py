@@ -43,7 +43,8 @@ CAPS = text(
     """
 )
 
-# A part of a grant is `<id>:<priority>:<expires_ms>:<units>`; a close that moves units takes them along.
+# A part of a grant is `<id>:<priority>:<expires_ms>:<units>`; a close that moves units takes them along, and what was
+# given away counts in no period.
 GRANTS = text(
     """
     SELECT 'grant' AS what, coalesce(e.tenant, g.tenant) AS tenant, coalesce(e.subject, g.subject) AS subject,
@@ -51,10 +52,11 @@ GRANTS = text(
            e.used AS added_up
     FROM (
         SELECT tenant, subject, metric, grant_id, period_kind, period_start, sum(units) AS used FROM (
-            SELECT tenant, subject, metric, CAST(split_part(part, ':', 1) AS bigint) AS grant_id, period_kind,
-                   period_start,
+            SELECT tenant, subject, metric, CAST(split_part(part, ':', 1) AS bigint) AS grant_id,
+                   CASE kind WHEN 'gift' THEN 'gift' ELSE period_kind END AS period_kind,
+                   CASE kind WHEN 'gift' THEN timestamptz 'epoch' ELSE period_start END AS period_start,
                    CAST(split_part(part, ':', 4) AS bigint)
-                       * CASE WHEN kind IN ('refund', 'close') THEN -1 ELSE 1 END AS units
+                       * CASE WHEN kind IN ('refund', 'close') OR change < 0 THEN -1 ELSE 1 END AS units
             FROM (
                 SELECT * FROM entries
                 WHERE (tenant, subject, metric) > (:after_tenant, :after_subject, :after_metric)
@@ -62,7 +64,7 @@ GRANTS = text(
                   AND parts IS NOT NULL
                 ORDER BY tenant, subject, metric, epoch, n OFFSET 0
             ) AS stretch CROSS JOIN LATERAL string_to_table(parts, ',') AS part
-            WHERE part LIKE '%:%' AND kind IN ('consume', 'commit', 'open', 'refund', 'close')
+            WHERE part LIKE '%:%' AND kind IN ('consume', 'commit', 'open', 'refund', 'close', 'correct', 'gift')
             UNION ALL
             SELECT tenant, subject, metric, grant_id, period_kind, period_start, change FROM carried
             WHERE (tenant, subject, metric) > (:after_tenant, :after_subject, :after_metric)

@@ -2,8 +2,8 @@
 add up to?
 
 A line is right if what was used after it is the sum of all changes so far. If it is not, an earlier line is to blame
-and was told, or this one: it is right, too, if it follows from the line before. A `correct` is right by the sum alone
-(decision 013).
+and was told, or this one: it is right, too, if it follows from the line before. What a reconciliation has corrected is
+right by the sum alone (decision 013).
 
 Two things look like differences and are none. Where Redis went back in time and gave out places again (incidents of the
 kind `fork`), two histories lie beside each other from that place to the end of the epoch: their changes count, what
@@ -74,7 +74,7 @@ _lines = text(
     """
     WITH lines AS MATERIALIZED (
         SELECT tenant, subject, metric, period_kind, period_start, shard, epoch, n, kind, change, entries, used_after,
-               CASE WHEN is_late THEN occurred_at END AS late_at,
+               is_restated, CASE WHEN is_late THEN occurred_at END AS late_at,
                coalesce(lag(used_after) OVER account, 0) + change AS follows,
                sum(change) OVER account AS summed,
                lead(n) OVER account IS NULL AS is_last,
@@ -82,7 +82,8 @@ _lines = text(
         FROM (
             SELECT * FROM (
                 SELECT tenant, subject, metric, period_kind, period_start, shard, epoch, n, kind, change, used_after,
-                       occurred_at, is_late, 0 AS entries, CAST(NULL AS date) AS month
+                       occurred_at, is_late, 0 AS entries, CAST(NULL AS date) AS month,
+                       coalesce(kind = 'correct' AND detail LIKE 'was:%', false) AS is_restated
                 FROM entries
                 WHERE (tenant, subject, metric) > (:after_tenant, :after_subject, :after_metric)
                   AND (tenant, subject, metric) <= (:until_tenant, :until_subject, :until_metric)
@@ -90,7 +91,7 @@ _lines = text(
             ) AS stretch
             UNION ALL
             SELECT tenant, subject, metric, period_kind, period_start, shard, epoch, n, 'carried', change, used_after,
-                   NULL, false, entries, month
+                   NULL, false, entries, month, false
             FROM carried
             WHERE (tenant, subject, metric) > (:after_tenant, :after_subject, :after_metric)
               AND (tenant, subject, metric) <= (:until_tenant, :until_subject, :until_metric) AND what = 'period'
@@ -112,7 +113,7 @@ _lines = text(
         FROM lines l
         WHERE (
             (l.used_after <> l.summed AND l.used_after <> l.follows)
-            OR (l.kind = 'correct' AND (l.used_after <> l.summed OR l.change <> 0))
+            OR (l.is_restated AND (l.used_after <> l.summed OR l.change <> 0))
         ) AND l.kind <> 'carried' AND (l.carried_through IS NULL OR ARRAY[l.epoch, l.n] > l.carried_through)
           AND NOT EXISTS (
             SELECT FROM forks f WHERE f.shard = l.shard AND f.epoch = l.epoch AND f.n <= l.n
@@ -149,7 +150,7 @@ _lines = text(
     )
     (
         SELECT 'line' AS what, tenant, subject, metric, period_kind, period_start, shard, epoch, n,
-               used_after AS stated, CASE kind WHEN 'correct' THEN summed ELSE follows END AS added_up, told,
+               used_after AS stated, CASE WHEN is_restated THEN summed ELSE follows END AS added_up, told,
                coalesce(r.through > ARRAY[epoch, n], false) AS corrected,
                CAST(NULL AS bigint) AS last_epoch, CAST(NULL AS bigint) AS last_n, CAST(NULL AS bigint) AS accounts,
                CAST(NULL AS bigint) AS carried

@@ -9,11 +9,12 @@ room; denials that were summed up are asked one by one, for equal amounts, when 
 history's, whatever the catalog's operations cost; add-ons and the anchor are those that the subject has today.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ledger.instants import from_timestamp
+from ledger.simulated_receipts import receipts
 from quota import buckets
 from quota.buckets import Cap, Entry, Grant, Taking
 from quota.catalog import Catalog
@@ -85,6 +86,8 @@ class SimulatedSubject:
             "expire": self._expire,
             "refund": self._refund,
             "set": self._set,
+            "correct": self._correct,
+            "gift": self._gift,
             "grant": self._grant,
         }
 
@@ -218,8 +221,7 @@ class SimulatedSubject:
             account.give_back(min(row.amount, account.used), self._now_ms)
             return
         self._never_done.discard(row.detail)
-        number = self._holds.pop(row.detail, None)
-        if number in account.holds:
+        if (number := self._holds.pop(row.detail, None)) in account.holds:
             account.release(number, self._now_ms)
 
     def _expire(self, row: Any) -> None:
@@ -230,14 +232,23 @@ class SimulatedSubject:
     def _refund(self, row: Any) -> None:
         if row.detail in self._never_done:
             return
-        account, taking = self._accounts[row.metric], self._takings.get(row.detail)
-        if taking is not None:
+        account = self._accounts[row.metric]
+        if taking := self._takings.get(row.detail):
             account.refund(taking, row.amount, self._now_ms)
         elif not row.is_late:
             account.used -= min(account.used, -row.change)  # taken before anything that was read
 
     def _set(self, row: Any) -> None:
         self._accounts[row.metric].set(row.amount, self._now_ms)
+
+    def _correct(self, row: Any) -> None:
+        account = self._accounts[row.metric]
+        account.correct(max(row.change, -account.used), self._now_ms)  # a reconciliation's change is 0
+
+    def _gift(self, row: Any) -> None:
+        account = self._accounts[row.metric]
+        if (row.detail or "").startswith("gift:"):  # what was received comes as a grant
+            account.give_away(min(row.amount, account.spare_of_grants()))
 
     def _grant(self, row: Any) -> None:
         grant_id = int(row.detail.removeprefix("grant:"))
@@ -271,23 +282,3 @@ class SimulatedSubject:
             "denied_no_more": self.allowed_now,
             "denied_no_more_units": self.allowed_now_units,
         }
-
-
-def receipts(rows: Iterable[Any]) -> Iterator[list[Any]]:
-    """The entries of one consume together; every other one alone."""
-    group: list[Any] = []
-    for row in rows:
-        if group and not _belongs(group, row):
-            yield group
-            group = []
-        group.append(row)
-        if row.kind != "consume" or len(group) == row.receipt_count:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def _belongs(group: Sequence[Any], row: Any) -> bool:
-    receipt = (group[0].epoch, group[0].receipt_first_n, group[0].occurred_at)
-    return bool(row.kind == "consume" and (row.epoch, row.receipt_first_n, row.occurred_at) == receipt)

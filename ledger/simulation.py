@@ -111,10 +111,10 @@ _grants = text(
                    = (g.tenant, g.subject, g.metric, 'grant', g.id)
            ), 0) - coalesce((
                SELECT sum(CAST(split_part(part, ':', 4) AS bigint)
-                          * CASE WHEN e.kind IN ('refund', 'close') THEN -1 ELSE 1 END)
+                          * CASE WHEN e.kind IN ('refund', 'close') OR e.change < 0 THEN -1 ELSE 1 END)
                FROM entries e CROSS JOIN LATERAL string_to_table(e.parts, ',') AS part
                WHERE (e.tenant, e.subject, e.metric) = (g.tenant, g.subject, g.metric) AND e.occurred_at < :since
-                 AND e.kind IN ('consume', 'commit', 'open', 'refund', 'close')
+                 AND e.kind IN ('consume', 'commit', 'open', 'refund', 'close', 'correct', 'gift')
                  AND part LIKE concat(g.id, ':%')
            ), 0) AS units_left
     FROM grants g LEFT JOIN LATERAL (

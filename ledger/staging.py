@@ -19,7 +19,7 @@ from quota.journal import Entry
 _make_staging = text(
     """
     CREATE TEMPORARY TABLE IF NOT EXISTS staging ON COMMIT DELETE ROWS
-    AS SELECT *, CAST(NULL AS text) AS window_words FROM entries WITH NO DATA
+    AS SELECT *, CAST(NULL AS text) AS window_words, CAST(NULL AS text) AS origin FROM entries WITH NO DATA
     """
 )
 
@@ -28,6 +28,7 @@ staging = Table(
     MetaData(),
     *(Column(column.name, column.type) for column in entries.columns),
     Column("window_words", Text),
+    Column("origin", Text),
 )
 
 _copy_statement = sql.SQL("COPY staging ({}) FROM STDIN").format(
@@ -73,6 +74,7 @@ def row_of(entry: Entry) -> str:
         _text(about.actor),
         "t" if entry.used_after is None else "f",
         _text(str(window)) if entry.kind in _KINDS_WITH_WORDS else _NULL,
+        _text(about.origin),
     )
     return "\t".join(words) + "\n"
 

@@ -32,6 +32,7 @@ from ledger import (  # noqa: F401 - as well
     subscription_tables,
 )
 from ledger.columns import account, claims, instant, numbers, optional_texts, period, place, texts
+from ledger.gift_table import gifts  # noqa: F401 - as well
 
 metadata = columns.metadata
 

@@ -6,7 +6,8 @@
 -- ARGV: request_count, record_ttl_ms, not_after_ms; for each request: mode, charge_count, catalog_field,
 --       catalog_version, fingerprint ('' = no idempotency key), about; for each charge: amount, detail (not of consume
 --       and check)
---   `mode` is consume, check, hold, commit, release, refund, give, set or charge: rules/modes.lua says what each does
+--   `mode` is consume, check, hold, commit, release, refund, give, set, charge, adjust or gift: rules/modes.lua says
+--   what each does
 --   `not_after_ms`: past it by Redis's clock nothing is charged any more, because nobody waits for the reply
 -- Reply: one text a request. Its first line says what came of it:
 --   allowed <now_ms> <epoch> <n of the first entry>    a check that would pass has n = -

@@ -6,6 +6,7 @@ earliest to expire. Whatever was taken remembers its parts, so that it can go ba
 
 from dataclasses import dataclass, field, replace
 
+from quota.entitlement import warning_level
 from quota.identifiers import MAX_AMOUNT
 from quota.periods import Period
 
@@ -158,6 +159,75 @@ class Buckets:
         if part.grant[0] not in {grant.id for grant in self.grants}:
             self.grants = sorted([*self.grants, Grant(*part.grant, left=0)], key=order)
         return next(grant for grant in self.grants if grant.id == part.grant[0])
+
+    def are_taken(self, parts: tuple[Part, ...]) -> bool:
+        """Whether so much of each grant counts in `used`: a correction may have put some of it back already."""
+        units_of: dict[int, int] = {}
+        for grant, units in self.live(parts):
+            units_of[grant.id] = units_of.get(grant.id, 0) + units
+        return all(units_of.get(grant.id, 0) <= grant.taken for grant in self.grants)
+
+    def put_back(self, amount: int) -> tuple[Part, ...]:
+        """Into the buckets, what was drawn last first: grants in the turned order of their use, then the plan's."""
+        parts, missing = [], amount
+        for grant in reversed(self.grants):
+            if units := min(missing, grant.taken):
+                parts.append(Part(units, (grant.id, grant.priority, grant.expires_ms)))
+                grant.left, grant.taken, missing = grant.left + units, grant.taken - units, missing - units
+        return (Part(missing), *parts)
+
+    def spare_of_grants(self) -> int:
+        """What grants have left, but for units that the account needs itself: it may have used more than its plan gives
+        now."""
+        left = sum(grant.left for grant in self.grants)
+        return left if self.limit is None else max(0, min(left, self.limit - self.used - self.held))
+
+    def give_away(self, amount: int) -> None:
+        """Out of what grants have left, in the order in which they would be used."""
+        for grant in self.grants:
+            units = min(amount, grant.left)
+            grant.left, amount = grant.left - units, amount - units
+
+    def drop(self, grant: Grant) -> None:
+        """One that has expired, with the units of it that were used or held."""
+        self.grants.remove(grant)
+        self.expired_ms = max(self.expired_ms, grant.expires_ms or 0)
+        self.held -= grant.held
+        self.used -= grant.taken
+
+    def enter_caps(self, caps: dict[str, Cap]) -> None:
+        """New ones. A window that runs already goes on, with what was spent in it."""
+        for kind, cap in caps.items():
+            known = self.caps.get(kind)
+            if known and known.window.start_ms >= cap.window.start_ms:
+                cap.window, cap.spent = known.window, known.spent
+        self.caps = caps
+
+    def roll_caps(self, now_ms: int, windows: dict[str, Period]) -> None:
+        """Windows that are over begin anew at zero."""
+        for kind, cap in self.caps.items():
+            if is_past(cap.window.end_ms, now_ms):
+                self.caps[kind] = Cap(windows[kind], cap.limit)
+
+    def may_grow(self, hold: Taking) -> bool:
+        """More than was held counts in the windows of the hold, so a limited one must still be running."""
+        is_bounded = not self.terms.is_soft and (self.terms.limit is not None or self.caps)
+        return not is_bounded or (not hold.sealed and set(self.cap_windows()) <= set(hold.caps))
+
+    def set_free(self, hold: Taking, returned: tuple[Part, ...], now_ms: int) -> None:
+        """What a hold set aside counts as held no more; what was not used of it goes back."""
+        if not hold.sealed:
+            self.held -= self.worth(hold.parts, None)
+            for grant, units in self.live(hold.parts):
+                grant.held -= units
+        for part in returned:
+            if found := self.grant_of(part, now_ms):
+                found.left += part.units
+        self.spend(hold.caps, -sum(part.units for part in returned))
+
+    def reached(self) -> int:
+        """The highest warning level that `used` has reached."""
+        return warning_level(self.used, self.limit, self.terms.warn_at_pct) or 0
 
     def cap_windows(self) -> tuple[Period, ...]:
         return tuple(cap.window for cap in self.caps.values())

@@ -26,11 +26,19 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     pass
 
 
+class Gifts(_Part, frozen=True):
+    """How many units a subject may give to others, and receive of them, in a day of UTC; None: as many as there are."""
+
+    given_a_day: int | None = None
+    received_a_day: int | None = None
+
+
 class Metric(_Part, frozen=True):
     unit: str | None = None
     kind: Literal["counter", "level"] = "counter"
     warn_at_pct: tuple[int, ...] = DEFAULT_WARN_AT_PCT
     on_outage: Literal["deny", "allow"] = "deny"
+    gifts: Gifts | None = None
 
     def __post_init__(self) -> None:
         """100 is always a warning, so listing it last says nothing new: both spellings become the same catalog."""

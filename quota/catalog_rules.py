@@ -91,6 +91,10 @@ def _metric_contradictions(path: str, metric: "Metric") -> Iterator[str]:
         yield f"{path}.warn_at_pct: write whole percents from 1 to 99, ascending, each once (100 is always one)"
     if len(levels) > MAX_WARNINGS_A_METRIC:
         yield f"{path}.warn_at_pct: {len(levels)} levels; write {MAX_WARNINGS_A_METRIC} at most"
+    for name in ("given_a_day", "received_a_day"):
+        most = None if metric.gifts is None else getattr(metric.gifts, name)
+        if most is not None and not 0 <= most <= MAX_AMOUNT:
+            yield f"{path}.gifts.{name}: write an amount from 0 to {MAX_AMOUNT}, or leave it out for no cap"
 
 
 def _amount_contradictions(path: str, amounts: dict[str, int], catalog: "Catalog") -> Iterator[str]:

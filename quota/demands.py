@@ -53,6 +53,7 @@ class Demand:
     fingerprint: str = ""
     reason: str | None = None
     actor: str | None = None
+    origin: str | None = None
     at_ms: int | None = None
     receipt: tuple[int, int] | None = None
     together: tuple["Demand", ...] = ()
@@ -116,6 +117,7 @@ def _about(demand: Demand) -> bytes:
             operation=demand.operation,
             reason=demand.reason,
             actor=demand.actor,
+            origin=demand.origin,
             at_ms=demand.at_ms,
             metadata=None if demand.metadata is None else dict(demand.metadata),
         )

@@ -18,6 +18,7 @@ QuotagateError
 │   ├── AlreadyRefunded         nothing is left of what the receipt names
 │   ├── ReservationSettled      it was committed or released, or it has expired
 │   ├── BelowZero               a level cannot be given back further than that
+│   ├── NotEnoughUnits          fewer unused units of grants than are to be given away
 │   ├── TooMany                 of what one account may have at a time
 │   └── UnknownPrice            the catalog does not say what is bought with it
 ├── NoSubscription              no active plan, and the tenant has no default one
@@ -116,6 +117,10 @@ class ReservationSettled(Conflict):
 
 class BelowZero(Conflict):
     code = "BELOW_ZERO"
+
+
+class NotEnoughUnits(Conflict):
+    code = "NOT_ENOUGH_UNITS"
 
 
 class TooMany(Conflict):

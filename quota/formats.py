@@ -10,6 +10,8 @@ from quota.entitlement import Entitlement
 from quota.periods import Period, PeriodKind
 
 NONE = "-"
+UP, DOWN = "up", "down"
+"""Which way `modes.adjust` moves a counter."""
 NO_PLAN = "~"
 """Not a character of an identifier, so no plan can have this name."""
 

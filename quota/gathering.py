@@ -20,7 +20,7 @@ MAX_CALLS_IN_FLIGHT = 4
 MAX_WAITING_STEPS = 20_000
 """What cannot be sent within a deadline or two is better refused at once."""
 
-MODES_TAKEN_BACK = frozenset((Mode.CONSUME, Mode.HOLD, Mode.GIVE))
+MODES_TAKEN_BACK = frozenset((Mode.CONSUME, Mode.HOLD, Mode.GIVE, Mode.ADJUST))
 """What is undone when no caller was told of it. The others are done once: a hold is settled once, a level is set, and a
 refund gives back no more than is left (a part of it, repeated without a key, may be given back twice)."""
 

@@ -27,7 +27,8 @@ _KNOWN = frozenset(KINDS)
 
 class About(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Why an entry was made. `attempt` names one try of one request, where its id may name several; `at_ms` is the
-    instant of the request, where it was charged later; `route` is the scope of the idempotency key."""
+    instant of the request, where it was charged later; `route` is the scope of the idempotency key; `origin` says from
+    where an operator asked."""
 
     request_id: str | None = None
     attempt: str | None = None
@@ -36,6 +37,7 @@ class About(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     operation: str | None = None
     reason: str | None = None
     actor: str | None = None
+    origin: str | None = None
     at_ms: int | None = None
     metadata: dict[str, str | int | float] | None = None
 
@@ -73,10 +75,11 @@ class Entry:
 
     `used_after` None: it was booked into a period that is over, and only the ledger knows that balance. `detail` is
     what it refers to: the place of the hold or entry that it settles or gives back, a hold's expiry, the cap that a
-    denial ran into, `sum:<n>` denials, `grant:<id>`; of a `close`, `rollover:<left>:<most>:<until_ms>`: what may go on
-    into the period that follows, with `:unseen` where one between passed unseen; of a consume that leaves more used
-    than the limit, `over:<n>`; of a `correct`, which changes nothing in the ledger, `was:<n>`, and `,<cap>:<n>`: what
-    the counter said before (decision 013).
+    denial ran into, `sum:<n>` denials, `grant:<id>`; of units that were taken for another subject, `gift:<id>`; of a
+    `close`, `rollover:<left>:<most>:<until_ms>`: what may go on into the period that follows, with `:unseen` where one
+    between passed unseen; of a consume that leaves more used than the limit, `over:<n>`; of a reconciliation's
+    `correct`, which changes nothing in the ledger, `was:<n>`, and `,<cap>:<n>`: what the counter said before (decision
+    013). A person's `correct` has none.
     """
 
     shard: int

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 
 from quota.buckets import Buckets, Cap, Entry, Grant, Part, Taking, Terms, contains, is_past, last, order, split
 from quota.denials import NONE_DENIED, Denials
-from quota.entitlement import warning_level
 from quota.periods import Period
 
 
@@ -67,7 +66,7 @@ class Account(Buckets):
         self.let_go(now_ms)
         hold = self.holds[number]
         more = max(0, amount - hold.amount)
-        if more and (bound := self.bound_by(more) or (None if self._may_grow(hold) else "limit")):
+        if more and (bound := self.bound_by(more) or (None if self.may_grow(hold) else "limit")):
             self.deny(amount, bound, now_ms)
             return None
         kept, rest = split(hold.parts, amount)
@@ -97,7 +96,7 @@ class Account(Buckets):
         _, returned = split(split(taking.parts, left)[0], left - amount)
         sealed = taking.sealed or next((period for seal, period in self.seals if seal > taking.number), None)
         change = self.worth(returned, sealed)
-        if not sealed and change > self.used:
+        if not sealed and (change > self.used or not self.are_taken(returned)):
             return None
         if amount == 0:
             return 0
@@ -127,6 +126,30 @@ class Account(Buckets):
         self._journal("set", used, change)
         self.warn()
 
+    def correct(self, change: int, now_ms: int) -> bool:
+        """By an operator, up or down, even above the limit; caps are left alone. False: below zero."""
+        self.let_go(now_ms)
+        if change > 0:
+            self._book("correct", Taking(len(self.entries), change, self.draw(change), ()))
+            self.warn()
+        elif -change > self.used:
+            return False
+        else:
+            self.put_back(-change)
+            self.used += change
+            self._journal("correct", -change, change)
+        return True
+
+    def gift(self, amount: int, gift_id: int | str, now_ms: int) -> bool:
+        """Out of what grants have left, for another subject. False: the account has not so much to spare."""
+        self.let_go(now_ms)
+        if amount > self.spare_of_grants():
+            return False
+        self.give_away(amount)
+        self._journal("gift", amount, 0, about=f"gift:{gift_id}")
+        self.warn()
+        return True
+
     def charge(self, amount: int, at_ms: int, window: Period, now_ms: int) -> Taking:
         """Units let through while nobody could count: even above the limit, in the windows of their instant. `window`
         is the one that today's terms say, for an instant of which the account remembers nothing."""
@@ -146,9 +169,7 @@ class Account(Buckets):
         self.let_go(now_ms)
         if was_over:
             self.open()
-        for kind, cap in self.caps.items():
-            if is_past(cap.window.end_ms, now_ms):
-                self.caps[kind] = Cap(caps[kind], cap.limit)
+        self.roll_caps(now_ms, caps)
 
     def enter(self, terms: Terms, period: Period, caps: dict[str, Cap], granted: list[Grant], now_ms: int) -> None:
         """New terms, by a plan change, an override or a grant. What was used is kept, also when the window changes."""
@@ -168,16 +189,12 @@ class Account(Buckets):
         self.terms, self.period = terms, period
         if has_opened or is_first:
             self.open()
-        for kind, cap in caps.items():
-            known = self.caps.get(kind)
-            if known and known.window.start_ms >= cap.window.start_ms:
-                cap.window, cap.spent = known.window, known.spent
-        self.caps = caps
+        self.enter_caps(caps)
         for grant in granted:
             self.grants = sorted([*self.grants, grant], key=order)
             self._journal("grant", grant.left, 0, about=f"grant:{grant.id}")
         if last(self.limit) > last(before):
-            self.warned = min(self.warned, self._reached())
+            self.warned = min(self.warned, self.reached())
 
     # How
 
@@ -188,10 +205,7 @@ class Account(Buckets):
                 self._unhold(hold, hold.parts, until_ms)
                 self._journal("expire", hold.amount, 0, hold.sealed, number)
         for grant in [each for each in self.grants if is_past(each.expires_ms, until_ms)]:
-            self.grants.remove(grant)
-            self.expired_ms = max(self.expired_ms, grant.expires_ms or 0)
-            self.held -= grant.held
-            self.used -= grant.taken
+            self.drop(grant)
             self._journal("expire", grant.left, -grant.taken, about=f"grant:{grant.id}")
 
     def _close(self, period: Period) -> None:
@@ -224,11 +238,6 @@ class Account(Buckets):
         is_older = sealed is not None and at_ms < sealed.start_ms
         return window if is_older or at_ms < self.counted_from_ms() else None
 
-    def _may_grow(self, hold: Taking) -> bool:
-        """More than was held counts in the windows of the hold, so a limited one must still be running."""
-        is_bounded = not self.terms.is_soft and (self.terms.limit is not None or self.caps)
-        return not is_bounded or (not hold.sealed and set(self.cap_windows()) <= set(hold.caps))
-
     def take(self, amount: int, caps: tuple[Period, ...]) -> Taking:
         """Takes without asking."""
         taking = Taking(len(self.entries), amount, self.draw(amount), caps)
@@ -247,22 +256,12 @@ class Account(Buckets):
 
     def _unhold(self, hold: Taking, returned: tuple[Part, ...], now_ms: int) -> None:
         del self.holds[hold.number]
-        if not hold.sealed:
-            self.held -= self.worth(hold.parts, None)
-            for grant, units in self.live(hold.parts):
-                grant.held -= units
-        for part in returned:
-            if found := self.grant_of(part, now_ms):
-                found.left += part.units
-        self.spend(hold.caps, -sum(part.units for part in returned))
-
-    def _reached(self) -> int:
-        return warning_level(self.used, self.limit, self.terms.warn_at_pct) or 0
+        self.set_free(hold, returned, now_ms)
 
     def warn(self) -> None:
         """Once a period a level; armed again when the limit rises."""
-        if self._reached() > self.warned:
-            self.warned = self._reached()
+        if self.reached() > self.warned:
+            self.warned = self.reached()
             self._journal("warned", self.warned, 0)
 
     def deny(self, amount: int, bound: str, now_ms: int) -> None:

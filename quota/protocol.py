@@ -28,6 +28,8 @@ class Mode(StrEnum):
     GIVE = "give"
     SET = "set"
     CHARGE = "charge"
+    ADJUST = "adjust"
+    GIFT = "gift"
 
 
 @dataclass(frozen=True, slots=True)

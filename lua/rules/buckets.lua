@@ -149,6 +149,54 @@ local function draw(account, amount)
   return parts
 end
 
+-- Whether so much of each grant counts in `used`: a correction may have put some of it back already.
+local function are_taken(account, parts)
+  local units_of = {}
+  for _, part in ipairs(parts) do
+    local grant = part.id and find_grant(account, part.id)
+    if grant then
+      units_of[part.id] = (units_of[part.id] or 0) + part.units
+      if units_of[part.id] > grant.taken then return false end
+    end
+  end
+  return true
+end
+
+-- Into the buckets, what was drawn last first: the grants in the turned order of their use, then the plan's allowance.
+local function put_back(account, amount)
+  local parts, missing = { { units = 0 } }, amount
+  for place = #account.grants, 1, -1 do
+    local grant = account.grants[place]
+    local units = math.min(missing, grant.taken)
+    if units > 0 then
+      parts[#parts + 1] = { units = units, id = grant.id, priority = grant.priority, expires = grant.expires }
+      grant.left, grant.taken, missing = grant.left + units, grant.taken - units, missing - units
+    end
+  end
+  parts[1].units = missing
+  return parts
+end
+
+-- What grants have left, but for units that the account needs itself: it may have used more than its plan gives now.
+local function spare_of_grants(account)
+  local left, limit = 0, effective_limit(account)
+  for _, grant in ipairs(account.grants) do left = left + grant.left end
+  return limit and math.max(0, math.min(left, limit - account.used - account.held)) or left
+end
+
+-- In the order in which they would be used.
+local function give_away(account, amount)
+  local parts, missing = {}, amount
+  for _, grant in ipairs(account.grants) do
+    local units = math.min(missing, grant.left)
+    if units > 0 then
+      parts[#parts + 1] = { units = units, id = grant.id, priority = grant.priority, expires = grant.expires }
+      grant.left, missing = grant.left - units, missing - units
+    end
+  end
+  return parts
+end
+
 -- What a consume says of an account that it leaves above its limit.
 local function over(account)
   local limit = effective_limit(account)

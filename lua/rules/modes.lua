@@ -157,7 +157,9 @@ function modes.refund(request)
     local all = parts == '-' and { { units = taken } } or parsed_parts(parts)
     charge.parts = select(2, split(split(all, left), left - charge.amount))
     charge.change = worth(account, charge.parts, charge.sealed)
-    if not charge.sealed and charge.change > account.used then return 'below_zero' end
+    if not charge.sealed and (charge.change > account.used or not are_taken(account, charge.parts)) then
+      return 'below_zero'
+    end
     total = total + charge.amount
   end
   if total == 0 then return 'already_refunded' end
@@ -199,6 +201,32 @@ function modes.set(request)
   local change = charge.amount - charge.account.used
   charge.account.used = charge.amount
   queue(charge.account, 'set', charge.amount, change, neighbours(request, 1, {}))
+  return warn_all(request)
+end
+
+-- By a person, up or down; capped windows are left alone. detail: up, or down
+function modes.adjust(request)
+  local charge = request[1]
+  local account = charge.account
+  local words = neighbours(request, 1, {})
+  if charge.detail == 'up' then
+    if account.used + account.held + charge.amount > MAX_AMOUNT then return 'crowded' end
+    book(account, 'correct', charge.amount, draw(account, charge.amount), '-', words)
+    return warn_all(request)
+  end
+  if charge.amount > account.used then return 'below_zero' end
+  words.parts = put_back(account, charge.amount)
+  account.used = account.used - charge.amount
+  queue(account, 'correct', charge.amount, -charge.amount, words)
+  return 'allowed'
+end
+
+-- Out of what grants have left, for another subject; the ledger gives it to them. detail: gift:<id>
+function modes.gift(request)
+  local charge = request[1]
+  if charge.amount > spare_of_grants(charge.account) then return 'below_zero' end
+  local parts = give_away(charge.account, charge.amount)
+  queue(charge.account, 'gift', charge.amount, 0, neighbours(request, 1, { detail = charge.detail, parts = parts }))
   return warn_all(request)
 end
 

@@ -27,6 +27,7 @@ NAMED = {
     ("delete", "/v1/api_keys/{id}"),
     ("delete", "/v1/subjects/{subject}/overrides/{metric}"),
     ("get", "/v1/ops/jobs/{id}"),
+    ("get", "/v1/gifts/{id}"),
     ("post", "/v1/webhooks/stripe"),
 }
 """Routes that name a thing which somebody has made; and Stripe's, which is not there while no tenant has a secret. With
@@ -41,6 +42,8 @@ BODIES: dict[tuple[str, str], Any] = {
     ("post", "/v1/subjects/{subject}/grants"): {"metric": "calls", "amount": 1, "reason": "a test"},
     ("put", "/v1/subjects/{subject}/levels/{metric}"): {"used": 1, "reason": "a test"},
     ("put", "/v1/subjects/{subject}/overrides/{metric}"): {"limit": 1, "reason": "a test"},
+    ("post", "/v1/subjects/{subject}/corrections"): {"metric": "calls", "change": 1, "reason": "a test"},
+    ("post", "/v1/gifts"): {"from": SUBJECT, "to": "another", "metric": "calls", "amount": 3},
     ("post", "/v1/api_keys"): {"scopes": ["read"]},
     ("post", "/v1/ops/jobs"): {"job": "verify", "subject": SUBJECT},
 }
@@ -62,6 +65,7 @@ class Theirs:
     tenant: Tenant
     key_id: str
     job: str
+    gift: str
     hold: str
     receipt: str
 
@@ -74,11 +78,16 @@ class Theirs:
         receipt = tenant.consume(SUBJECT, "calls", 7).json()["receipt"]
         hold = client.post("/v1/reservations", json=HOLD).json()["id"]
         job = client.post("/v1/ops/jobs", json={"job": "verify", "subject": SUBJECT}).json()["id"]
+        grant = {"metric": "calls", "amount": 5, "reason": "theirs"}
+        client.post(f"/v1/subjects/{SUBJECT}/grants", json=grant)
+        given = {"from": SUBJECT, "to": "another", "metric": "calls", "amount": 2}
+        gift = client.post("/v1/gifts", json=given).json()["id"]
         key_id = client.post("/v1/api_keys", json={"scopes": ["read"], "name": "theirs"}).json()["id"]
-        return cls(tenant, key_id, job, hold, receipt)
+        return cls(tenant, key_id, job, gift, hold, receipt)
 
     def path(self, template: str) -> str:
         ident = self.key_id if "api_keys" in template else self.job if "jobs" in template else self.hold
+        ident = self.gift if "gifts" in template else ident
         words = {"subject": SUBJECT, "plan": "theirs", "metric": "seats", "id": ident}
         return re.sub(r"\{(\w+)\}", lambda found: words[found[1]], template)
 
@@ -100,7 +109,7 @@ class Theirs:
         ]
 
     def is_told_in(self, answer: httpx.Response) -> bool:
-        words = ("theirs", self.tenant.name, self.key_id, self.job, self.hold, f'"{self.receipt}"')
+        words = ("theirs", self.tenant.name, self.key_id, self.job, self.gift, self.hold, f'"{self.receipt}"')
         asked = answer.request.url.path  # a problem says what was asked for
         return any(word in answer.text and word not in asked for word in words)
 
@@ -116,6 +125,8 @@ def test_what_another_tenant_has_is_not_there_on_any_route(
     document: dict[str, Any], theirs: Theirs, make_tenant: MakeTenant
 ) -> None:
     mine, before = make_tenant(catalog("mine")), theirs.state()
+    grant = {"metric": "calls", "amount": 3, "reason": "to give away"}
+    assert mine.client.post(f"/v1/subjects/{SUBJECT}/grants", json=grant).status_code == 201
     operations = [(method, path) for path, item in document["paths"].items() for method in item if "/v1/" in path]
     assert set(operations) >= NAMED | BODIES.keys()
     found = {}

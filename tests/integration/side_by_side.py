@@ -35,7 +35,7 @@ class World:
         names = ("consume", "provision", "roll", "publish", "begin_epoch")
         clock = lua.source("rules/clock")
         self.scripts = {name: str(connection.script_load(lua.source(name).replace(clock, CLOCK))) for name in names}
-        self.now_ms, self.fence, self.next_n, self.grant_ids = START_MS, 0, 0, 0
+        self.now_ms, self.fence, self.next_n, self.grant_ids, self.gift_ids = START_MS, 0, 0, 0, 0
         self.pairs: list[Pair] = []
         self.receipts: list[Receipt] = []
         self.run(protocol.begin_epoch(SHARD, 1, ""))
@@ -117,7 +117,7 @@ class World:
         (reply,) = self.ask(step)
         done = change()
         assert reply.outcome.value == wanted, (reply, wanted)
-        if step.mode not in {Mode.CHARGE, Mode.SET}:
+        if step.mode not in {Mode.CHARGE, Mode.SET, Mode.ADJUST}:
             for pair, overdrawn in zip(pairs, before, strict=True):
                 assert paired.overdrawn_of(pair.model) <= overdrawn, "more was given out than there is"
         for said, pair in zip(paired.told_by(reply), pairs, strict=bool(reply.accounts)):
@@ -241,6 +241,20 @@ class World:
     def set(self, pair: Pair, used: int) -> None:
         step = self.step(Mode.SET, [(pair, used, "")])
         self.do(step, [pair], "allowed", lambda: pair.model.set(used, self.now_ms))
+
+    def gift(self, pair: Pair, amount: int) -> None:
+        self.gift_ids += 1
+        fits = pair.model.checked(self.now_ms).spare_of_grants() >= amount
+        step = self.step(Mode.GIFT, [(pair, amount, f"gift:{self.gift_ids}")])
+        wanted = "allowed" if fits else "below_zero"
+        self.do(step, [pair], wanted, lambda: pair.model.gift(amount, self.gift_ids, self.now_ms))
+
+    def correct(self, pair: Pair, change: int) -> None:
+        fits = pair.model.checked(self.now_ms).used + change >= 0
+        step = self.step(Mode.ADJUST, [(pair, abs(change), "up" if change > 0 else "down")])
+        wanted = "allowed" if fits else "below_zero"
+        done = self.do(step, [pair], wanted, lambda: pair.model.correct(change, self.now_ms))
+        assert done == fits
 
     def charge(self, pair: Pair, amount: int, at_ms: int) -> None:
         """Forced: in the windows of its instant."""

@@ -126,5 +126,18 @@ def test_after_any_traffic_the_ledger_knows_what_redis_knows_and_makes_it_again_
     traffic.settle()
     assert_the_ledger_knows_all_that_redis_knows(traffic)
     kinds = {kind for (kind,) in pipeline.rows("SELECT DISTINCT kind FROM entries")}
-    assert {"consume", "hold", "commit", "refund", "release", "grant", "expire", "open", "close", "set"} <= kinds
+    assert {
+        "consume",
+        "hold",
+        "commit",
+        "refund",
+        "release",
+        "grant",
+        "expire",
+        "open",
+        "close",
+        "set",
+        "correct",
+        "gift",
+    } <= kinds
     assert pipeline.rows("SELECT count(*) > 0 FROM entries WHERE is_late") == [(True,)]

@@ -32,7 +32,7 @@ WHERE_CHARGES_GO = (
     "charge of the window that was sealed last",
     "charge of the window of its instant",
 )
-WHAT_GOES_OVER = ("overage of a soft limit", "overage of a hard limit", "rollover")
+WHAT_GOES_OVER = ("overage of a soft limit", "overage of a hard limit", "rollover", "gift allowed", "gift below_zero")
 small = st.integers(0, 6)
 amounts = small | st.integers(0, 30)
 who = st.integers(0, 2)
@@ -151,6 +151,14 @@ class Scripts(RuleBasedStateMachine):
     @rule(used=amounts)
     def set(self, used: int) -> None:
         self.world.set(self.ready(2)[0], used)
+
+    @rule(place=who, amount=st.integers(1, 9))
+    def gift(self, place: int, amount: int) -> None:
+        self.world.gift(self.ready(place)[0], amount)
+
+    @rule(place=who, change=st.integers(-30, 30) | st.integers(-3, 3))
+    def correct(self, place: int, change: int) -> None:
+        self.world.correct(self.ready(place)[0], change or 1)
 
     @rule(place=who, amount=amounts, ago_ms=st.sampled_from([0, 1, HOUR_MS, DAY_MS, 9 * DAY_MS]))
     def charge(self, place: int, amount: int, ago_ms: int) -> None:

@@ -7,12 +7,12 @@ rolled, refunds are put together from what the ledger says of a receipt.
 import random
 from dataclasses import dataclass, field, replace
 
-from ledger import accounts, grants, holds, receipts, shards
+from ledger import accounts, gifts, grants, holds, receipts, shards
 from ledger.acts import By
 from ledger.store import ALL_TENANTS, transaction
 from quota import keys, protocol
 from quota.entitlement import Entitlement
-from quota.formats import NONE, CapState, GrantState, Terms, Window
+from quota.formats import DOWN, NONE, UP, CapState, GrantState, Terms, Window
 from quota.journal import NO_ABOUT, encode_about
 from quota.keys import AccountName
 from quota.periods import DAY_MS, PeriodKind, period_at
@@ -52,6 +52,7 @@ class Traffic:
     def go_on(self, steps: int) -> None:
         acts = [self.consume] * 6 + [self.hold] * 3 + [self.commit] * 3 + [self.release, self.refund, self.refund]
         acts += [self.give, self.set, self.charge, self.grant, self.change_plan, self.wait, self.wait, self.drain]
+        acts += [self.correct, self.gift, self.gift]
         for _ in range(steps):
             act = self.random.choice(acts)
             act()
@@ -129,6 +130,21 @@ class Traffic:
             )
         self._publish(metric)
         self.touch(metric)
+
+    def correct(self) -> None:
+        """Up, and down again in part: what was used before stays, or a refund of it would find nothing."""
+        metric = self.random.choice((*COUNTED, "level"))
+        up = self.random.randint(1, 4)
+        self._decide(Mode.ADJUST, self._charge(metric, up, UP))
+        self._decide(Mode.ADJUST, self._charge(metric, self.random.randint(1, up), DOWN))
+
+    def gift(self) -> None:
+        metric, receiver = self.random.choice(GRANTED), f"w{self.random.randint(0, 9)}"
+        wanted = gifts.Wanted("u", receiver, metric, self.random.randint(1, 4))
+        words = {"by": By("k"), "idempotency_key": None, "caps": None, "now_ms": self.shard.now_ms()}
+        with transaction(self.pipeline.engine, "t") as connection:
+            gift, _ = gifts.ask(connection, "t", wanted, **words)
+        self._decide(Mode.GIFT, self._charge(metric, gift.amount, f"gift:{gift.id}"))
 
     def change_plan(self) -> None:
         kind = self.random.choice((PeriodKind.DAY, PeriodKind.WEEK, PeriodKind.MONTH, PeriodKind.YEAR))

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from ledger.instants import to_timestamp
-from ledger.simulated_subject import SimulatedSubject, receipts
+from ledger.simulated_receipts import receipts
+from ledger.simulated_subject import SimulatedSubject
 from quota.buckets import Grant
 from quota.catalog import parse_toml
 from quota.entitlement import Subscription
