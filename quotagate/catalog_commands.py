@@ -8,7 +8,7 @@ import click
 
 from quotagate.plain_commands import EXIT_FOUND, data_option, plainly
 
-tenant_option = click.option("--tenant", default="default", show_default=True)
+tenant_option = click.option("--tenant", default="default", show_default=True, help="Whose it is.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 file_argument = click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 
@@ -61,7 +61,14 @@ def diff_catalog(file: Path, tenant: str, data: Path, as_json: bool) -> None:
 @tenant_option
 @click.option("--version", type=click.IntRange(1, 10**18), help="This version.  [default: the one that holds now]")
 @click.option("--at", metavar="INSTANT", help="The one that held then, such as 2026-11-01T00:00:00Z.")
-@click.option("--format", "form", type=click.Choice(["toml", "json"]), default="toml", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["toml", "json"]),
+    default="toml",
+    show_default=True,
+    help="How it is written.",
+)
 @data_option
 @click.option("--json", "form", flag_value="json", help="The same as --format json.")
 @plainly
