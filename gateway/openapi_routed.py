@@ -59,8 +59,9 @@ _PAGING: list[Schema] = [
 _SIGNATURE: Schema = {
     "name": "Stripe-Signature",
     "in": "header",
-    "description": "Stripe's signature of the body, at most 300 s old; it stands in place of a key",
-    "required": True,
+    "description": "Stripe's signature of the body, at most 300 s old; it stands in place of a key, and without it "
+    "the answer is a 400, or a 404 where no tenant has a secret",
+    "required": False,
     "schema": {"type": "string"},
 }
 _OF_READING = (401, 403, 503)

@@ -84,7 +84,8 @@ def take(connection: Connection, tenant: str, event: StripeEvent, *, now_ms: int
     _, catalog = catalogs.newest(connection, tenant)
     written = []
     for subject in sorted(subjects):
-        running = subscriptions.of_subject(connection, tenant, subject)
+        # Held on to, so that what a caller writes meanwhile is not judged by what was there before it.
+        running = subscriptions.of_subject_locked(connection, tenant, subject)
         change = _Change(event.subscription, known, _of_subject(connection, tenant, subject), running)
         wanted = change.wanted(subject, catalog, now_ms)
         if wanted is not None and wanted != running:

@@ -54,7 +54,7 @@ def of_subject(connection: Connection, tenant: str, subject: str) -> Subscriptio
 def put(connection: Connection, tenant: str, subject: str, subscription: Subscription, by: By) -> int:
     """Writes the subscription with what is scheduled of it, and nothing else is any more; the id of the announcement
     to be told to Redis."""
-    before = _locked(connection, tenant, subject)
+    before = of_subject_locked(connection, tenant, subject)
     values = _columns(subscription) | {
         "changed_at": func.now(),
         "changed_by": by.actor,
@@ -78,7 +78,7 @@ def put(connection: Connection, tenant: str, subject: str, subscription: Subscri
     return announce(connection, tenant, subject)
 
 
-def _locked(connection: Connection, tenant: str, subject: str) -> Subscription | None:
+def of_subject_locked(connection: Connection, tenant: str, subject: str) -> Subscription | None:
     """The subject's subscription, which nobody else changes until the transaction ends."""
     row = connection.execute(_of_subjects_locked, {"tenants": [tenant], "subjects": [subject]}).one_or_none()
     return None if row is None else _subscription(row)
@@ -106,7 +106,7 @@ def schedule(
 ) -> tuple[Subscription, int]:
     """Notes what the subject's subscription changes into at the instant that `end_of` tells of it; the subscription,
     and the id of the announcement that Redis must hear of. NotFound if there is none; whatever `end_of` raises."""
-    before = _locked(connection, tenant, subject)
+    before = of_subject_locked(connection, tenant, subject)
     if before is None:
         raise NotFound(f"{subject} has no subscription that could change at a period's end", subject=subject)
     running = replace(before.at(now_ms), scheduled=None)

@@ -9,8 +9,10 @@ from quotagate.counter_commands import rebuild, reconcile
 from quotagate.grouped_help import GroupedCommands
 from quotagate.key_commands import key, tenant
 from quotagate.ledger_commands import ledger
-from quotagate.looking_commands import doctor, incidents
+from quotagate.ledger_explaining import explain
+from quotagate.looking_commands import doctor, incidents, top
 from quotagate.process_commands import gateway, migrate, scheduler, up, worker
+from quotagate.subject_commands import subject
 
 
 @click.group(cls=GroupedCommands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -21,9 +23,10 @@ def main() -> None:
 
 for command in (
     *(up, gateway, worker, scheduler, migrate),
-    *(doctor, incidents, audit),
-    *(catalog, tenant, key),
+    *(doctor, top, incidents, audit),
+    *(subject, catalog, tenant, key),
     *(ledger, reconcile, rebuild),
     completion,
 ):
     main.add_command(command)
+ledger.add_command(explain)

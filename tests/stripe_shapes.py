@@ -104,7 +104,7 @@ def signed(body: bytes, secret: str, *, at_s: float | None = None) -> str:
     return f"t={instant},v1={digest},v0={'0' * 64}"
 
 
-def deliver(url: str, told: dict[str, Any], secret: str, *, at_s: float | None = None) -> httpx.Response:
+def deliver(client: httpx.Client, told: dict[str, Any], secret: str, *, at_s: float | None = None) -> httpx.Response:
     body = json.dumps(told, indent=2).encode()
     headers = {"Stripe-Signature": signed(body, secret, at_s=at_s), "Content-Type": "application/json; charset=utf-8"}
-    return httpx.post(f"{url}{PATH}", content=body, headers=headers, timeout=10)
+    return client.post(PATH, content=body, headers=headers)

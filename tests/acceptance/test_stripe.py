@@ -1,84 +1,17 @@
-"""Stripe's webhook as Stripe calls it: a customer's whole life, deliveries in any order and twice, and who may send."""
+"""Stripe's webhook as Stripe calls it: a customer's whole life, and deliveries in any order and twice."""
 
 import itertools
-import json
 import secrets
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
 import pytest
 
-from tests.conftest import Tenant
-from tests.stripe_shapes import PATH, deliver, event, item, signed, subscription
-from tests.system import Gateway, System
+from tests.acceptance.shop import CATALOG, NOW_S, Shop, bought
+from tests.stripe_shapes import deliver, event, item
+from tests.system import System
 
-MakeTenant = Callable[[str | dict[str, Any]], Tenant]
-NOW_S = int(time.time())
 MONTH_END_S = NOW_S + 20 * 86_400
-
-CATALOG: dict[str, Any] = {
-    "default_plan": "free",
-    "metrics": {"m": {}},
-    "plans": {
-        "free": {"rank": 0, "limits": {"m": {"limit": 1, "period": "month"}}},
-        "starter": {"rank": 1, "limits": {"m": {"limit": 10, "period": "month"}}, "stripe_prices": ["price_starter"]},
-        "pro": {"rank": 2, "limits": {"m": {"limit": 100, "period": "month"}}, "stripe_prices": ["price_pro"]},
-    },
-    "add_ons": {"extra": {"adds": {"m": 50}, "stripe_prices": ["price_extra"]}},
-}
-
-
-class Shop:
-    """One tenant's Stripe, and a gateway that knows its secrets."""
-
-    def __init__(self, tenant: Tenant, gateway: Gateway, secret: str) -> None:
-        self.tenant, self.gateway, self.secret = tenant, gateway, secret
-
-    def send(self, told: dict[str, Any]) -> str:
-        answer = deliver(self.gateway.url, told, self.secret)
-        assert answer.status_code == 200, answer.text
-        assert answer.json().keys() == {"received", "outcome"}
-        return str(answer.json()["outcome"])
-
-    def plan(self, subject: str = "u_1") -> tuple[str | None, str, int | None]:
-        """The plan in force, the subscription's status, and what may be used in a month."""
-        found = self.tenant.status(subject)
-        return found["plan"], (found["subscription"] or {}).get("status", ""), found["metrics"][0]["limit"]
-
-    def held(self, subject: str) -> dict[str, Any] | None:
-        answer = self.tenant.client.get(f"/v1/subjects/{subject}/subscription")
-        return answer.json() if answer.status_code == 200 else None
-
-
-@pytest.fixture(scope="module")
-def names() -> dict[str, str]:
-    """Tenants with their secrets, which a gateway is told at its start."""
-    return {f"shop-{secrets.token_hex(4)}": f"whsec_{secrets.token_hex(16)}" for _ in range(2)}
-
-
-@pytest.fixture(scope="module")
-def gateway(system: System, names: dict[str, str]) -> Iterator[Gateway]:
-    told = [f"{name}={secret}" for name, secret in names.items()]
-    first = next(iter(names))
-    told.insert(0, f"{first}=whsec_{first}_the_next_one")  # while one is replaced, there are two
-    gateway = Gateway(system, "stripe", stripe_webhook_secrets=",".join(told)).start()
-    yield gateway
-    gateway.stop()
-
-
-@pytest.fixture
-def shop(system: System, gateway: Gateway, names: dict[str, str]) -> Iterator[Shop]:
-    name = next(iter(names))
-    key = system.make_key(name)
-    with system.client(key) as client:
-        assert client.put("/v1/catalog", json=CATALOG).status_code == 200
-        yield Shop(Tenant(name, key, client), gateway, names[name])
-
-
-def bought(*items: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    return subscription(*(items or (item("price_starter"),)), **fields)
 
 
 def test_a_customers_whole_life_is_seen_by_the_next_request(system: System, shop: Shop) -> None:
@@ -130,13 +63,12 @@ def test_a_customers_whole_life_is_seen_by_the_next_request(system: System, shop
 @pytest.mark.parametrize("second", [0, 1], ids=["in one second", "a second apart"])
 def test_every_order_of_a_short_lifes_deliveries_each_of_them_twice_ends_the_same(shop: Shop, second: int) -> None:
     ended = set()
-    for order in itertools.permutations(range(4)):
+    for order in itertools.permutations(range(3)):
         subject, ident = f"u_{secrets.token_hex(4)}", f"sub_{secrets.token_hex(4)}"
         named: dict[str, Any] = {"id": ident, "metadata": {"quotagate_subject": subject}}
         states = [
             bought(**named, status="incomplete"),
             bought(**named),
-            bought(**named, status="past_due"),
             bought(item("price_pro"), item("price_extra", 3), **named),
         ]
         steps = enumerate(itertools.pairwise(states), 1)
@@ -213,7 +145,7 @@ def test_a_price_that_is_unknown_is_refused_until_the_catalog_knows_it(shop: Sho
     named: dict[str, Any] = {"id": f"sub_{secrets.token_hex(4)}", "metadata": {"quotagate_subject": subject}}
     told = event("created", bought(item("price_new"), **named), NOW_S)
     for _ in range(2):
-        refused = deliver(shop.gateway.url, told, shop.secret)
+        refused = deliver(shop.door, told, shop.secret)
         assert (refused.status_code, refused.json()["code"], refused.json()["prices"]) == (
             409,
             "UNKNOWN_PRICE",
@@ -229,94 +161,9 @@ def test_a_price_that_is_unknown_is_refused_until_the_catalog_knows_it(shop: Sho
 
 def test_a_subject_that_cannot_be_one_is_told_where_to_write_it(shop: Shop) -> None:
     told = event("created", bought(metadata={"quotagate_subject": "no name"}), NOW_S)
-    refused = deliver(shop.gateway.url, told, shop.secret)
+    refused = deliver(shop.door, told, shop.secret)
     assert (refused.status_code, refused.json()["code"]) == (400, "INVALID_REQUEST")
     assert "metadata in Stripe" in refused.json()["detail"]
-
-
-class TestWhoMaySend:
-    """The signature is the credential, and nothing else is asked for."""
-
-    @pytest.fixture
-    def told(self) -> dict[str, Any]:
-        subject = f"u_{secrets.token_hex(4)}"
-        return event("created", bought(id=subject, metadata={"quotagate_subject": subject}), NOW_S)
-
-    def refused(self, shop: Shop, told: dict[str, Any], answer: httpx.Response) -> None:
-        assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_SIGNATURE"), answer.text
-        assert answer.headers["content-type"] == "application/problem+json"
-        assert shop.secret not in answer.text
-        assert shop.held(told["data"]["object"]["id"]) is None
-
-    def test_a_wrong_secret(self, shop: Shop, told: dict[str, Any]) -> None:
-        self.refused(shop, told, deliver(shop.gateway.url, told, "whsec_wrong_wrong"))
-
-    def test_a_delivery_of_long_ago(self, shop: Shop, told: dict[str, Any]) -> None:
-        self.refused(shop, told, deliver(shop.gateway.url, told, shop.secret, at_s=time.time() - 310))
-        assert deliver(shop.gateway.url, told, shop.secret, at_s=time.time() - 280).json()["outcome"] == "applied"
-
-    def test_a_body_that_was_changed_on_the_way(self, shop: Shop, told: dict[str, Any]) -> None:
-        body = json.dumps(told).encode()
-        headers = {"Stripe-Signature": signed(body, shop.secret)}
-        changed = body.replace(b"price_starter", b"price_pro")
-        self.refused(shop, told, httpx.post(shop.gateway.url + PATH, content=changed, headers=headers))
-
-    @pytest.mark.parametrize(
-        "header", ["", "t=1", "nonsense", "t=x,v1=y", f"t={'9' * 5_000},v1=0", "t=1,v1=ü", "v1=,t=,,==", "x" * 5_000]
-    )
-    def test_a_header_that_is_no_signature(self, shop: Shop, told: dict[str, Any], header: str) -> None:
-        headers = {"Stripe-Signature": header.encode()}
-        answer = httpx.post(shop.gateway.url + PATH, content=json.dumps(told).encode(), headers=headers)
-        self.refused(shop, told, answer)
-
-    def test_no_signature_and_two(self, shop: Shop, told: dict[str, Any]) -> None:
-        body = json.dumps(told).encode()
-        one = ("Stripe-Signature", signed(body, shop.secret))
-        for headers in ([], [one, one], [("Authorization", f"Bearer {shop.tenant.key}")]):
-            self.refused(shop, told, httpx.post(shop.gateway.url + PATH, content=body, headers=headers))
-
-    def test_bytes_that_are_no_text(self, shop: Shop, told: dict[str, Any]) -> None:
-        headers = {"Stripe-Signature": signed(b"\xff\xfe", shop.secret)}
-        self.refused(shop, told, httpx.post(shop.gateway.url + PATH, content=b"\xff\xfe", headers=headers))
-
-    def test_a_body_that_is_too_large(self, shop: Shop) -> None:
-        answer = httpx.post(shop.gateway.url + PATH, content=b" " * (256 * 1024 + 1))
-        assert (answer.status_code, answer.json()["code"]) == (413, "BODY_TOO_LARGE")
-
-    def test_both_secrets_of_a_tenant_are_good_while_one_is_replaced(self, shop: Shop, told: dict[str, Any]) -> None:
-        answer = deliver(shop.gateway.url, told, f"whsec_{shop.tenant.name}_the_next_one")
-        assert answer.json() == {"received": True, "outcome": "applied"}
-        assert shop.send(told) == "duplicate"
-
-    def test_another_tenants_secret_reaches_that_tenant_alone(
-        self, system: System, shop: Shop, told: dict[str, Any], names: dict[str, str]
-    ) -> None:
-        other, secret = list(names.items())[1]
-        subject = told["data"]["object"]["id"]
-        with system.client(system.make_key(other)) as client:
-            assert client.put("/v1/catalog", json=CATALOG).status_code == 200
-            # The same event's id and the same subscription's, twice: once for each tenant.
-            assert deliver(shop.gateway.url, told, secret).json()["outcome"] == "applied"
-            assert shop.held(subject) is None
-            assert shop.send(told) == "applied"
-            ended = event("deleted", told["data"]["object"] | {"status": "canceled"}, NOW_S + 1)
-            assert shop.send(ended) == "applied"
-            assert client.get(f"/v1/subjects/{subject}/subscription").json()["status"] == "active"
-
-    def test_the_log_tells_of_wrong_signatures_once_a_minute_and_of_no_secret(
-        self, system: System, shop: Shop, told: dict[str, Any]
-    ) -> None:
-        with httpx.Client() as client:
-            for _ in range(300):
-                assert client.post(shop.gateway.url + PATH, content=b"{}").status_code == 400
-        text = (system.data / "logs" / "stripe.log").read_text()
-        assert 1 <= text.count("wrong or old signature") <= 3
-        assert "whsec_" not in text
-
-    def test_without_a_secret_there_is_no_such_route(self, system: System, told: dict[str, Any]) -> None:
-        answer = deliver(system.urls["gateway"], told, "whsec_12345678")
-        assert (answer.status_code, answer.json()["code"]) == (404, "NOT_FOUND")
-        assert "QUOTAGATE_STRIPE_WEBHOOK_SECRETS" in answer.json()["detail"]
 
 
 def test_what_says_nothing_of_a_subscription_is_acknowledged(shop: Shop) -> None:

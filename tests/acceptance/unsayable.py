@@ -18,6 +18,7 @@ CONTRADICTIONS = [
     r"no such metric; declare it",
     r"no such plan; write the name",
     r"the rank of .* too; write one of its own",
+    r"stands in .* too; leave it in one place, once",
     r"a level is held, not reset",
     r"a level has no periods to cap",
     r"not a period shorter than the limit's own",

@@ -37,6 +37,7 @@ WORDS = {
     "key revoke": ["0123456789ab"],
     "key rotate": ["0123456789ab"],
     "ledger replay": ["--at", "2026-01-01T00:00:00Z"],
+    "ledger explain": ["1.1-0"],
     "ledger balance": ["--tenant", "default", "--subject", "u_1"],
     "ledger simulate": ["--catalog", str(ROOT / "examples" / "credits.toml"), "--from", "2026-01-01T00:00:00Z"],
     "ledger archive": ["--before", "2026-01-01T00:00:00Z", "--out", "archived"],
