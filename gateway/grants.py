@@ -11,8 +11,9 @@ from gateway.admission import Admission
 from gateway.bodies import GrantRequest
 from gateway.hot import KEY_HEADERS
 from gateway.requests import idempotency_key
-from gateway.resources import StrictRequest, asked_by, caller, from_path, ident_of
+from gateway.resources import StrictRequest, asked_by, caller, from_path
 from ledger import announcements, grants
+from ledger.acts import By
 from ledger.store import Store
 from quota.errors import CountersUnavailable, InvalidRequest, UnknownMetric
 from quota.periods import from_rfc3339, to_rfc3339
@@ -29,6 +30,24 @@ async def give_grant(
     data: JSONBody[GrantRequest],
 ) -> Response[dict[str, Any]]:
     tenant, subject = caller(request).tenant, from_path(subject, "subject")
+    key = idempotency_key([value for name, value in request.scope["headers"] if name in KEY_HEADERS])
+    by = asked_by(request, data.reason)
+    body, is_new = await give(store, admission, tenant, subject, data, by=by, key=key)
+    return Response(body, status_code=201, headers={} if is_new else {"idempotency-replayed": "true"})
+
+
+async def give(
+    store: Store,
+    admission: Admission,
+    tenant: str,
+    subject: str,
+    data: GrantRequest,
+    *,
+    by: By,
+    key: str | None = None,
+) -> tuple[dict[str, Any], bool]:
+    """Gives the units, and tells Redis; the grant's document, and whether it is new: its idempotency key may have given
+    it before. UnknownMetric, InvalidRequest, TooMany, IdempotencyKeyReused."""
     expires_ms = None if data.expires_at is None else from_rfc3339(data.expires_at)
     _, catalog = await admission.catalogs.refresh(tenant)
     if data.metric not in catalog.metrics:
@@ -44,12 +63,12 @@ async def give_grant(
         amount=data.amount,
         priority=data.priority,
         expires_ms=expires_ms,
-        by=asked_by(request, data.reason),
-        idempotency_key=idempotency_key([value for name, value in request.scope["headers"] if name in KEY_HEADERS]),
+        by=by,
+        idempotency_key=key,
     )
     if announcement is not None:
         await _announce(store, admission, tenant, subject, announcement)
-        log.info("grant given", tenant=tenant, subject=subject, metric=data.metric, request_id=ident_of(request))
+        log.info("grant given", tenant=tenant, subject=subject, metric=data.metric, request_id=by.request_id)
     body = {
         "id": str(grant_id),
         "subject": subject,
@@ -60,7 +79,7 @@ async def give_grant(
         "priority": data.priority,
         "reason": data.reason,
     }
-    return Response(body, status_code=201, headers={} if announcement else {"idempotency-replayed": "true"})
+    return body, announcement is not None
 
 
 async def _announce(store: Store, admission: Admission, tenant: str, subject: str, announcement: int) -> None:

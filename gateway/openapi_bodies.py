@@ -21,7 +21,7 @@ from gateway.bodies import (
 )
 from gateway.openapi_answers import IDENTIFIER, Schema, array, closed, reference
 from gateway.requests import MAX_KEY_CHARACTERS
-from quota import catalog
+from quota import catalog, catalog_rules
 from quota.identifiers import MAX_AMOUNT
 
 _BODIES = (
@@ -56,12 +56,19 @@ _KEY_OF_ITEM: Schema = {
 _AMOUNT: Schema = {"type": "integer", "minimum": 1, "maximum": MAX_AMOUNT}
 _AMOUNT_OR_NOTHING: Schema = {**_AMOUNT, "minimum": 0}
 _NOTHING_IS_A_LOOK = "0 is only a look: nothing is counted, and nothing is remembered under an idempotency key"
+_PRICES: Schema = array(
+    {"type": "string", "pattern": "^[!-~]{1,255}$"},
+    description="Ids of Stripe's prices; each stands in one place of the catalog",
+    uniqueItems=True,
+    maxItems=catalog_rules.MAX_PRICES,
+    default=[],
+)
 _URL = {
     "type": "string",
     "description": "{plan} stands for the plan's name",
     # Printable ASCII; other braces than the placeholder's are written as %7B and %7D.
     "pattern": r"^https?://(?:[!-z|~]|\{plan\})+$",
-    "maxLength": catalog.MAX_URL_CHARACTERS,
+    "maxLength": catalog_rules.MAX_URL_CHARACTERS,
 }
 
 
@@ -75,6 +82,12 @@ def schemas() -> Schema:
     item["properties"]["idempotency_key"] = _KEY_OF_ITEM
     found["BatchItem"] = _either_metric_or_operation(item)
     found["BatchRequest"] = _batch()
+    found["StripeEvent"] = {
+        "type": "object",
+        "description": "An event as Stripe sends it: https://docs.stripe.com/api/events/object",
+        "required": ["type"],
+        "properties": {"type": {"type": "string"}},
+    }
     return found | _catalog(found)
 
 
@@ -102,7 +115,7 @@ def _batch() -> Schema:
     return {"title": "BatchRequest", "oneOf": [alone, together]}
 
 
-def _named(schema: Schema, most: int = catalog.MAX_ENTRIES_A_SECTION) -> Schema:
+def _named(schema: Schema, most: int = catalog_rules.MAX_ENTRIES_A_SECTION) -> Schema:
     return {
         "type": "object",
         "propertyNames": IDENTIFIER,
@@ -129,26 +142,27 @@ def _catalog(found: Schema) -> Schema:
             },
         },
         "Metric": {
-            "unit": {"type": "string", "minLength": 1, "maxLength": catalog.MAX_UNIT_CHARACTERS},
+            "unit": {"type": "string", "minLength": 1, "maxLength": catalog_rules.MAX_UNIT_CHARACTERS},
             "warn_at_pct": array(
                 {"type": "integer", "minimum": 1, "maximum": 100},
                 description="Ascending; 100 is always one",
                 uniqueItems=True,
-                maxItems=catalog.MAX_WARNINGS_A_METRIC + 1,
+                maxItems=catalog_rules.MAX_WARNINGS_A_METRIC + 1,
                 default=list(catalog.DEFAULT_WARN_AT_PCT),
             ),
         },
-        "Operation": {"charges": _named(_AMOUNT, catalog.MAX_CHARGES_AN_OPERATION)},
-        "AddOn": {"adds": _named(_AMOUNT)},
+        "Operation": {"charges": _named(_AMOUNT, catalog_rules.MAX_CHARGES_AN_OPERATION)},
+        "AddOn": {"adds": _named(_AMOUNT), "stripe_prices": _PRICES},
         "Plan": {
-            "rank": {"type": "integer", "minimum": 0, "maximum": catalog.MAX_RANK, "default": 0},
+            "rank": {"type": "integer", "minimum": 0, "maximum": catalog_rules.MAX_RANK, "default": 0},
             "limits": _named(reference("Limit")),
+            "stripe_prices": _PRICES,
         },
         "Limit": {
             "limit": _AMOUNT_OR_NOTHING,
             "caps": {
-                **_named(_AMOUNT_OR_NOTHING, len(catalog.PERIODS_BY_LENGTH)),
-                "propertyNames": {"enum": list(catalog.PERIODS_BY_LENGTH)},
+                **_named(_AMOUNT_OR_NOTHING, len(catalog_rules.PERIODS_BY_LENGTH)),
+                "propertyNames": {"enum": list(catalog_rules.PERIODS_BY_LENGTH)},
             },
         },
         "Rollover": {"max": _AMOUNT},

@@ -7,7 +7,7 @@ from typing import Any
 from gateway.openapi_answers import Schema, reference
 from gateway.openapi_bodies import KEY_IN_HEADER
 from gateway.problems import MEDIA_TYPE, STATUS_OF_CODE
-from quota.catalog import PERIODS_BY_LENGTH
+from quota.catalog_rules import PERIODS_BY_LENGTH
 
 KEY = {
     "name": "Idempotency-Key",

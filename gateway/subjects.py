@@ -14,6 +14,7 @@ from gateway.report_queries import past_instant_in
 from gateway.reports import Reports
 from gateway.resources import StrictRequest, asked_by, caller, from_path, ident_of
 from ledger import announcements, subscriptions
+from ledger.acts import By
 from ledger.store import Store
 from quota.catalog import Catalog
 from quota.entitlement import Subscription, plan_end_ms, plan_in_force
@@ -39,8 +40,13 @@ async def read_status(
     at_ms = past_instant_in(request.query_params, "at", admission.now_ms())
     if at_ms is not None:
         return await reporting.standing(tenant, subject, at_ms)
+    return await status_of(store, admission, tenant, subject, ident_of(request))
+
+
+async def status_of(store: Store, admission: Admission, tenant: str, subject: str, request_id: str) -> dict[str, Any]:
+    """The status document: every metric of the subject now."""
     subscription = await _subscription(store, admission, tenant, subject)
-    catalog, found = await admission.look(tenant, subject, ident_of(request))
+    catalog, found = await admission.look(tenant, subject, request_id)
     plan = plan_in_force(catalog, subscription)
     of_plan = catalog.plans[plan].limits if plan is not None else {}
     return {
@@ -85,8 +91,22 @@ async def write_subscription(
     data: JSONBody[SubscriptionRequest],
 ) -> dict[str, Any]:
     tenant, subject = caller(request).tenant, from_path(subject, "subject")
+    return await subscribe(store, admission, tenant, subject, data, by=asked_by(request), request_id=ident_of(request))
+
+
+async def subscribe(
+    store: Store,
+    admission: Admission,
+    tenant: str,
+    subject: str,
+    data: SubscriptionRequest,
+    *,
+    by: By,
+    request_id: str,
+) -> dict[str, Any]:
+    """Puts the subject on a plan, and tells Redis; the subscription document. UnknownPlan, InvalidRequest, NotFound."""
     _, catalog = await admission.catalogs.refresh(tenant)
-    subscription, by = _checked(data, catalog), asked_by(request)
+    subscription = _checked(data, catalog)
     if data.effective == "now":
         announcement = await store.run(tenant, subscriptions.put, tenant, subject, subscription, by)
     else:
@@ -106,8 +126,8 @@ async def write_subscription(
     plan = plan_in_force(catalog, subscription)
     if plan is not None and any(limit.rollover for limit in catalog.plans[plan].limits.values()):
         # What is left of a period can go on into the next one only if somebody knows of it, used or not.
-        await admission.look(tenant, subject, ident_of(request))
-    log.info("subscription written", tenant=tenant, subject=subject, plan=data.plan, request_id=ident_of(request))
+        await admission.look(tenant, subject, request_id)
+    log.info("subscription written", tenant=tenant, subject=subject, plan=data.plan, request_id=request_id)
     return {"subject": subject, **subscription.to_document()}
 
 

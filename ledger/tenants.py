@@ -34,6 +34,11 @@ def ensure(connection: Connection, tenant: str, by: By) -> bool:
     return True
 
 
+def exists(connection: Connection, tenant: str) -> bool:
+    """Whether there is a tenant of that name."""
+    return connection.execute(select(tenants.c.tenant).where(tenants.c.tenant == tenant)).one_or_none() is not None
+
+
 def listed(connection: Connection, after: str | None, most: int) -> list[Tenant]:
     """Those tenants that the scope sees, by name, from the first after this one."""
     is_living = api_keys.c.revoked_at.is_(None) & (

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from quota.catalog import PERIODS_BY_LENGTH, Catalog, Limit, Plan
+from quota.catalog import Catalog, Limit, Plan
+from quota.catalog_rules import PERIODS_BY_LENGTH
 from quota.errors import InvalidRequest, UnknownOperation
 from quota.identifiers import MAX_AMOUNT, checked_amount
 from quota.periods import PeriodKind, period_at, to_rfc3339

@@ -32,7 +32,7 @@ def audit(
     data: Path,
     form: str | None,
 ) -> None:
-    """Tell who changed what: when, from where, why, and how it was before; the newest at the end."""
+    """Tell who changed what, when, from where and why."""
     from ledger.act_reading import WantedActs
     from ledger.acts import ACTS
     from quota.periods import from_rfc3339

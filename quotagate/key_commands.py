@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from quotagate.plain_commands import data_option, plainly
+from quotagate.plain_commands import data_option, json_option, lines_option, plainly
 
 SECONDS_OF = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 MAX_GRACE_S = 365 * SECONDS_OF["d"]
@@ -26,8 +26,6 @@ def _seconds(_context: click.Context, _option: click.Parameter, value: str) -> i
     return seconds
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-lines_option = click.option("--json", "as_json", is_flag=True, help="Print JSON documents, one a line.")
 limit_option = click.option(
     "--limit", type=click.IntRange(1, 100_000), default=MOST_SHOWN, show_default=True, help="So many at most."
 )
@@ -38,7 +36,7 @@ expires_option = click.option(
 
 @click.group()
 def tenant() -> None:
-    """Tenants: whose keys, plans and subjects there are."""
+    """Whose keys, plans and subjects there are."""
 
 
 @tenant.command("create")
@@ -72,7 +70,14 @@ def key() -> None:
 
 @key.command("create")
 @click.option("--tenant", default="default", show_default=True, help="Whose it is; made if it is new.")
-@click.option("--scope", "scopes", multiple=True, required=True, type=click.Choice(["consume", "read", "admin", "ops"]))
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    required=True,
+    type=click.Choice(["consume", "read", "admin", "ops"]),
+    help="What it may do; may be given several times.",
+)
 @click.option("--name", help="What it is for, as lists show it.")
 @expires_option
 @data_option

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import click
 
-from quotagate.plain_commands import EXIT_FOUND, counted, data_option, plainly
+from quotagate.plain_commands import EXIT_FOUND, counted, data_option, lines_option, plainly
 
 tenant_option = click.option("--tenant", help="Only this tenant's accounts.")
 subject_option = click.option("--subject", help="Only this subject's; needs --tenant.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON documents, one a line.")
 resume_option = click.option("--resume", metavar="ID", help="Go on with this job; what it was asked for holds.")
 archive_option = click.option(
     "--archive",
@@ -26,7 +25,7 @@ instant_help = "An instant such as 2026-11-01T00:00:00Z."
 
 @click.group()
 def ledger() -> None:
-    """Verify, replay and export the ledger; simulate another catalog; archive old months.
+    """Verify, replay, export and archive it; simulate plans.
 
     Ctrl-C stops at the end of a step, and says how to go on. Exit status: 0 nothing was found, 1 something was, 2 it
     could not be done, 130 it was stopped.
@@ -61,7 +60,7 @@ def _stretch(since: str | None, till: str | None) -> dict[str, object]:
 @resume_option
 @archive_option
 @data_option
-@json_option
+@lines_option
 @plainly
 def verify(
     *,
@@ -117,7 +116,7 @@ def verify(
 @resume_option
 @archive_option
 @data_option
-@json_option
+@lines_option
 @plainly
 def replay(
     *,
@@ -156,13 +155,13 @@ def replay(
 
 
 @ledger.command()
-@click.option("--tenant", default="default", show_default=True)
-@click.option("--subject", required=True)
+@click.option("--tenant", default="default", show_default=True, help="Whose it is.")
+@click.option("--subject", required=True, help="Whose accounts.")
 @click.option("--metric", help="Only of this metric.")
 @click.option("--at", help=f"{instant_help}  [default: now]")
 @archive_option
 @data_option
-@json_option
+@lines_option
 @plainly
 def balance(
     *, tenant: str, subject: str, metric: str | None, at: str | None, archived: Path | None, data: Path, as_json: bool
@@ -186,7 +185,7 @@ def balance(
 @click.option("--metric", help="Only of this metric.")
 @click.option("--from", "since", help=f"{instant_help}  [default: the first entry's]")
 @click.option("--to", "till", help="The first instant that is left out.  [default: now]")
-@click.option("--format", "form", type=click.Choice(["ndjson", "csv"]), default="ndjson", show_default=True)
+@click.option("--format", "form", type=click.Choice(["ndjson", "csv"]), default="ndjson", help="ndjson if left out.")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="A file.  [default: standard output]")
 @resume_option
 @archive_option
@@ -222,11 +221,11 @@ def export(
 @click.option("--catalog", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="TOML or JSON.")
 @click.option("--from", "since", help=instant_help)
 @click.option("--to", "till", help="The first instant that is left out.  [default: now]")
-@click.option("--tenant", default="default", show_default=True)
+@click.option("--tenant", default="default", show_default=True, help="Whose it is.")
 @resume_option
 @archive_option
 @data_option
-@json_option
+@lines_option
 @plainly
 def simulate(
     *,
@@ -273,7 +272,7 @@ def simulate(
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the files.")
 @click.option("--drop", is_flag=True, help="Drop the tables; else they are detached, and kept as archived_YYYY_MM.")
 @data_option
-@json_option
+@lines_option
 @plainly
 def archive(*, before: str, out: Path, drop: bool, data: Path, as_json: bool) -> None:
     """Write old months to files, compare these with the ledger, and only then take the months out of it.

@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 
 import click
 
-from quota.errors import QuotagateError, first_line
+from quota.errors import CountersUnavailable, LedgerUnavailable, QuotagateError, first_line
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -18,6 +18,9 @@ EXIT_FOUND = 1
 """The command ran, and what it looked for is not as it should be: drift, an unsafe setting."""
 EXIT_FAILED = 2
 """The command could not do its work; click uses the same for wrong usage."""
+
+EXIT_INTERRUPTED = 130
+"""Ctrl-C, as a shell has it: 128 and the number of SIGINT."""
 
 
 def plainly(command: Callable[P, T]) -> Callable[P, T]:
@@ -36,10 +39,15 @@ def plainly(command: Callable[P, T]) -> Callable[P, T]:
         except (QuotagateError, EmbeddedServerError, DataInUseError, PartError) as error:
             for line in str(error).splitlines():
                 click.echo(f"quotagate: {line}", err=True)
+            if isinstance(error, LedgerUnavailable | CountersUnavailable):
+                click.echo("quotagate: `quotagate doctor` says what is wrong", err=True)
             sys.exit(EXIT_FAILED)
         except RedisError as error:
             click.echo(f"quotagate: Redis: {first_line(error)}; `quotagate doctor` says what is wrong", err=True)
             sys.exit(EXIT_FAILED)
+        except KeyboardInterrupt:  # click's own status for it is 1, which says that something was found
+            click.echo("quotagate: interrupted", err=True)
+            sys.exit(EXIT_INTERRUPTED)
 
     return run
 
@@ -56,3 +64,5 @@ data_option = click.option(
     show_default=True,
     help="Folder of `quotagate up`; its stores are used where QUOTAGATE_*_URL are not set.",
 )
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+lines_option = click.option("--json", "as_json", is_flag=True, help="Print JSON documents, one a line.")

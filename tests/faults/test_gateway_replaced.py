@@ -124,6 +124,7 @@ def test_a_connection_that_was_kept_open_has_its_next_request_answered(
         eventually(lambda: refuses(place.url), "the older one has stopped listening")
         for kept in (used, fresh):
             kept.sendall(head.encode() + b"\r\n\r\n" + body)
+        for kept in (used, fresh):
             answer = answer_on(kept)
             assert answer.startswith(b"HTTP/1.1 200") and b"connection: close" in answer.lower()
             assert kept.recv(1) == b""
