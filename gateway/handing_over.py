@@ -69,7 +69,10 @@ def take_over(host: str, port: int) -> TakenOver | None:
         older.connect(str(place))
         _, fds, _, _ = socket.recv_fds(older, 1, 1)
         listener = socket.socket(fileno=fds[0])
-    except (OSError, IndexError):  # nobody is there, or it stopped just now
+        is_it = listener.getsockname()[1] == port
+    except (OSError, IndexError):  # nobody is there, or it stops just now
+        is_it = False
+    if not is_it:
         older.close()
         return None
     listener.set_inheritable(True)
@@ -80,8 +83,8 @@ class HandingOver:
     """Hands a listening socket over to whoever of this user asks; calls `stop`, once, when that one serves."""
 
     def __init__(self, listener: socket.socket, stop: Callable[[], None]) -> None:
-        # Its own, because the process closes the other one when it stops.
-        self._listener = listener.dup()
+        # Not a copy: whoever stops closes it, and callers are refused then, and do not wait for nobody.
+        self._listener = listener
         self._stop = stop
         host, port = listener.getsockname()[:2]
         self._place = _place(host, port)
@@ -111,7 +114,6 @@ class HandingOver:
                 with newer:
                     if self._hand_over(newer):
                         break
-        self._listener.close()
         log.info("a newer gateway serves; this one stops")
         self._stop()
 

@@ -86,7 +86,7 @@ def run_gateway(environment: Mapping[str, str], fd: int | None, tell_fd: int | N
         parts = [
             gateway_part(f"gateway-{each}", listener, env, tell_fd=told) for each in range(settings.gateway_processes)
         ]
-        return supervise(parts)
+        return supervise(parts, listener.close)
 
 
 def _listener(settings: Settings) -> tuple[socket.socket, TakenOver | None]:
@@ -170,7 +170,7 @@ def migrate(owner_url: str, application_url: str, shard_count: int) -> None:
         owner.dispose()
 
 
-def supervise(parts: list[Part]) -> int:
+def supervise(parts: list[Part], before_stop: Callable[[], None] = lambda: None) -> int:
     """Keeps equal parts running until told to stop."""
     supervisor = Supervisor()
     try:
@@ -178,6 +178,7 @@ def supervise(parts: list[Part]) -> int:
             supervisor.start(part)
         failure = supervisor.watch()
     finally:
+        before_stop()
         supervisor.stop(together=True)
     if failure is not None:
         sys.stderr.write(failure + os.linesep)

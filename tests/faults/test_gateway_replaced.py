@@ -118,18 +118,27 @@ def test_a_connection_that_was_kept_open_has_its_next_request_answered(
             for _ in range(2)
         )
         used.sendall(head.encode() + b"\r\n\r\n" + body)
-        assert used.recv(65_536).startswith(b"HTTP/1.1 200")
+        assert answer_on(used).startswith(b"HTTP/1.1 200")
         os.kill(older.pid, signal.SIGTERM)
         # It accepts no more: from now on it stops.
         eventually(lambda: refuses(place.url), "the older one has stopped listening")
         for kept in (used, fresh):
             kept.sendall(head.encode() + b"\r\n\r\n" + body)
-            answer = b""
-            while not answer.endswith(b"}"):
-                answer += kept.recv(65_536)
+        for kept in (used, fresh):
+            answer = answer_on(kept)
             assert answer.startswith(b"HTTP/1.1 200") and b"connection: close" in answer.lower()
             assert kept.recv(1) == b""
         ended(older)
+
+
+def answer_on(connection: socket.socket) -> bytes:
+    """One whole answer: a head, and a body of JSON."""
+    answer = b""
+    while not answer.endswith(b"}"):
+        more = connection.recv(65_536)
+        assert more, f"hung up after {answer!r}"
+        answer += more
+    return answer
 
 
 def refuses(url: str) -> bool:

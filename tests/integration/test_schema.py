@@ -1,6 +1,7 @@
 """The ledger's schema on a real PostgreSQL: migrations, partitions, and what keeps the application from starting."""
 
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
@@ -10,7 +11,7 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, make_url, te
 
 from ledger import schema, tables
 from ledger.store import ALL_TENANTS, connect, transaction
-from quota.errors import Unsafe
+from quota.errors import LedgerUnavailable, Unsafe
 from tests.conftest import SHARDS, Database
 
 ROW_SECURED = [table.name for table in tables.metadata.sorted_tables if "tenant" in table.columns]
@@ -161,3 +162,42 @@ class TestPartitions:
             query = "SELECT relrowsecurity AND relforcerowsecurity FROM pg_class WHERE oid = CAST(:name AS regclass)"
             for name in (*partitions(connection), *ROW_SECURED):
                 assert connection.execute(text(query), {"name": name}).scalar_one(), name
+
+
+class TestNewerSchemas:
+    """A later version has migrated: revisions that this one cannot know."""
+
+    @pytest.fixture
+    def newer(self, owner: Engine) -> Iterator[Engine]:
+        with owner.begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = '9000'"))
+        yield owner
+
+    @pytest.mark.usefixtures("newer")
+    def test_a_newer_schema_is_used_and_left_as_it_is(self, owner: Engine, application: Engine) -> None:
+        schema.migrate(owner, SHARDS)
+        with transaction(application, ALL_TENANTS) as connection:
+            assert schema.complaints(connection) == []
+            assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == "9000"
+
+    def test_a_newer_schema_that_took_away_what_this_version_reads_is_refused(
+        self, newer: Engine, application: Engine
+    ) -> None:
+        for since, refused in (("0001", False), ("8999", True)):
+            with newer.begin() as connection:
+                connection.execute(text(f"COMMENT ON TABLE alembic_version IS '{schema.OLDEST}{since}'"))
+            with transaction(application, ALL_TENANTS) as connection:
+                found = schema.complaints(connection)
+            assert [("revision 9000" in each, "use the version" in each) for each in found] == [(True, True)] * refused
+
+    def test_a_migration_waits_for_a_table_that_is_in_use_and_lets_others_through(
+        self, owner: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(schema, "LOCK_TIMEOUT_MS", 50)
+        monkeypatch.setattr(schema, "LOCK_TRIES", 2)
+        monkeypatch.setattr(schema, "PAUSE_S", 0.01)
+        with owner.begin() as using:
+            using.execute(text("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE"))
+            with pytest.raises(LedgerUnavailable, match="run it again"):
+                schema.migrate(owner, SHARDS)
+        schema.migrate(owner, SHARDS)
