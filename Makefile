@@ -24,7 +24,7 @@ test: install  ## run every check and every test
 	.venv/bin/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 soak: install  ## what takes long, hours of it: kills, losses, outages, planted faults, made-up requests (SEED=1 repeats)
-	@for part in model faults kills losses away planted openapi; do echo "== $$part, $$(date +%T)"; .venv/bin/python -m tests.soak.$$part $(if $(SEED),--seed $(SEED)) || exit 1; done
+	@for part in model faults kills losses away planted catalog openapi; do echo "== $$part, $$(date +%T)"; .venv/bin/python -m tests.soak.$$part $(if $(SEED),--seed $(SEED)) || exit 1; done
 
 bench: install  ## measure, in ratios, beside what one would use instead
 	.venv/bin/python -m bench

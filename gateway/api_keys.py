@@ -15,7 +15,7 @@ from litestar.params import FromPath, JSONBody
 from gateway import paging
 from gateway.auth import Authenticator, Principal
 from gateway.bodies import ApiKeyRequest, Identifier
-from gateway.resources import StrictRequest, caller, from_path, ident_of
+from gateway.resources import StrictRequest, asked_by, caller, from_path, ident_of
 from ledger import api_keys
 from ledger.api_keys import NewKey
 from ledger.store import Store
@@ -46,8 +46,8 @@ async def create_api_key(
         raise InvalidRequest("expires_at lies in the past", field="expires_at")
     key_id, secret, digest = authenticator.made_up()
     scopes = [scope for scope in api_keys.SCOPES if scope in data.scopes]
-    key = NewKey(key_id, maker.tenant, digest, scopes, maker.key_id, data.name, expires_ms)
-    made = await store.run(maker.tenant, api_keys.add, key)
+    key = NewKey(key_id, maker.tenant, digest, scopes, data.name, expires_ms)
+    made = await store.run(maker.tenant, api_keys.add, key, asked_by(request))
     log.info("an API key was made", id=made.id, tenant=maker.tenant, by=maker.key_id, request_id=ident_of(request))
     # Nobody but the caller is to keep it.
     return Response({**made.to_document(), "secret": secret}, status_code=201, headers={"cache-control": "no-store"})
@@ -70,7 +70,8 @@ async def list_api_keys(request: StrictRequest, store: NamedDependency[Store]) -
 @delete("/v1/api_keys/{id:str}", opt={"scopes": ("admin",)}, status_code=204, summary="Revoke an API key for ever")
 async def revoke_api_key(request: StrictRequest, store: NamedDependency[Store], id: FromPath[str]) -> None:
     asking, key_id = caller(request), from_path(id, "id")
-    found = await store.run(asking.tenant, api_keys.revoke, asking.tenant, key_id, keeps_an_admin=True)
+    by = asked_by(request)
+    found = await store.run(asking.tenant, api_keys.revoke, asking.tenant, key_id, by, keeps_an_admin=True)
     if found is None:
         raise NotFound("there is no such key")
     if found.revoked_at_ms is None:

@@ -16,7 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from gateway import api_keys, catalog, grants, jobs, levels, openapi, ops, reports, subjects
+from gateway import api_keys, audit_log, catalog, grants, jobs, levels, openapi, ops, reports, stripe_webhooks, subjects
 from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.batch import Batch
@@ -37,6 +37,7 @@ from gateway.reservations import Reservations
 from gateway.resources import StrictRequest, scope_guard, to_problem
 from gateway.settling import Settling
 from gateway.spool import Spool, folder_of
+from gateway.stripe_signatures import StripeSignatures
 from gateway.taking_back import TakingBack
 from ledger import schema, shards
 from ledger.store import ALL_TENANTS, Store
@@ -192,6 +193,7 @@ def hot_routes(gateway: Gateway, parts: Parts) -> list[Route]:
 
 def routed(gateway: Gateway, parts: Parts) -> Litestar:
     """Every route but the hot ones."""
+    stripe_signatures = StripeSignatures(gateway.settings.webhook_secrets)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncGenerator[None, None]:
@@ -207,6 +209,7 @@ def routed(gateway: Gateway, parts: Parts) -> Litestar:
     return Litestar(
         [
             catalog.read_catalog,
+            catalog.list_versions,
             catalog.write_catalog,
             catalog.list_plans,
             catalog.read_plan,
@@ -222,9 +225,11 @@ def routed(gateway: Gateway, parts: Parts) -> Litestar:
             api_keys.create_api_key,
             api_keys.list_api_keys,
             api_keys.revoke_api_key,
+            audit_log.list_acts,
             ops.read_reconciliation,
             jobs.start_job,
             jobs.read_job,
+            stripe_webhooks.take_stripe_event,
             ops.live,
             ops.ready,
             ops.exposition,
@@ -234,6 +239,7 @@ def routed(gateway: Gateway, parts: Parts) -> Litestar:
             "authenticator": Provide(lambda: gateway.authenticator, sync_to_thread=False),
             "counters": Provide(lambda: gateway.counters, sync_to_thread=False),
             "admission": Provide(lambda: parts.admission, sync_to_thread=False),
+            "stripe_signatures": Provide(lambda: stripe_signatures, sync_to_thread=False),
             "reporting": Provide(lambda: parts.reports, sync_to_thread=False),
         },
         exception_handlers={Exception: to_problem},

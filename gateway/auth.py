@@ -8,9 +8,10 @@ one query, so that a revocation reaches every gateway within a second, and check
 import hmac
 import re
 import secrets
+import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.for_ever import for_ever
 from gateway.key_lookups import KeyLookups
@@ -86,8 +87,8 @@ class Authenticator:
     async def ensure_admin_key(self, secret: str) -> None:
         """Makes the first key, of the tenant `default`, with every scope."""
         key_id, digest = key_id_of(self._pepper, secret), digest_of(self._pepper, secret)
-        name = "QUOTAGATE_ADMIN_KEY"
-        await self._store.run("default", api_keys.ensure, "default", key_id, digest, SCOPES, name=name)
+        name, by = "QUOTAGATE_ADMIN_KEY", replace(api_keys.BY_SETTINGS, origin=socket.gethostname())
+        await self._store.run("default", api_keys.ensure, "default", key_id, digest, SCOPES, name=name, by=by)
 
     def made_up(self) -> tuple[str, str, bytes]:
         """A new key: its id, the whole of it, and its digest."""

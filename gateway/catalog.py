@@ -1,29 +1,45 @@
-"""GET and PUT /v1/catalog, GET /v1/plans."""
+"""GET and PUT /v1/catalog and its versions, GET /v1/plans."""
 
 from typing import Any
 
 import structlog
 from litestar import get, put
+from litestar.datastructures import MultiDict
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery
+from sqlalchemy import Connection
 
 from gateway import paging
 from gateway.admission import Admission
+from gateway.report_queries import instant_in
 from gateway.resources import StrictRequest, asked_by, caller, from_path
-from ledger import announcements, catalogs
+from ledger import announcements, catalog_effects, catalogs
 from ledger.acts import By
+from ledger.catalog_effects import Counted
 from ledger.store import Store
-from quota.catalog import Catalog, Plan, parse_json, to_document
-from quota.errors import UnknownPlan
+from quota.catalog import Catalog, Change, Plan, parse_json, to_document
+from quota.errors import InvalidRequest, UnknownPlan
 
 log = structlog.get_logger()
+MAX_VERSION_DIGITS = 18
+"""Of a bigint any such number is one; no catalog changes so often."""
+MAX_VERSION = 2**63 - 1
 
 
 async def apply_catalog(
-    store: Store, admission: Admission, tenant: str, catalog: Catalog, by: By, *, dry_run: bool
+    store: Store,
+    admission: Admission,
+    tenant: str,
+    catalog: Catalog,
+    by: By,
+    *,
+    dry_run: bool,
+    based_on: int | None = None,
 ) -> dict[str, Any]:
-    """Compares, writes and tells every shard; what differs, and which version holds now."""
-    version, changes, announcement = await store.run(tenant, catalogs.apply, tenant, catalog, by, dry_run=dry_run)
+    """Compares, counts, writes and tells every shard; what differs, for whom, and which version holds now."""
+    counted, (version, changes, announcement) = await store.run(
+        tenant, _counted_and_applied, tenant, catalog, by, admission.now_ms(), dry_run=dry_run, based_on=based_on
+    )
     if announcement is not None:
         await admission.announce(tenant, None)
         await store.run(tenant, announcements.told, [announcement])
@@ -32,14 +48,61 @@ async def apply_catalog(
         "version": version,
         "applied": announcement is not None,
         "changes": [str(change) for change in changes],
+        "effects": [each.to_document() for each in counted],
         "catalog": to_document(catalog),
     }
 
 
-@get("/v1/catalog", opt={"scopes": ("read", "admin")}, summary="The tenant's catalog")
+def _counted_and_applied(
+    connection: Connection, tenant: str, catalog: Catalog, by: By, now_ms: int, *, dry_run: bool, based_on: int | None
+) -> tuple[list[Counted], tuple[int, list[Change], int | None]]:
+    catalogs.lock(connection, tenant)  # first: what is counted is what is applied
+    _, current = catalogs.newest(connection, tenant)
+    counted = catalog_effects.counted(connection, tenant, current, catalog, now_ms)
+    return counted, catalogs.apply(connection, tenant, catalog, by, dry_run=dry_run, based_on=based_on)
+
+
+@get(
+    "/v1/catalog",
+    opt={"scopes": ("read", "admin"), "query": ("version", "at")},
+    summary="The tenant's catalog, as it is or was",
+)
 async def read_catalog(request: StrictRequest, store: NamedDependency[Store]) -> dict[str, Any]:
-    _, catalog = await store.run(caller(request).tenant, catalogs.newest, caller(request).tenant)
+    tenant, query = caller(request).tenant, request.query_params
+    version, at_ms = _version_in(query), instant_in(query, "at")
+    if version is not None and at_ms is not None:
+        raise InvalidRequest("name a version or an instant, not both", field="at")
+    if version is None and at_ms is None:
+        _, catalog = await store.run(tenant, catalogs.newest, tenant)
+    else:
+        _, catalog = await store.run(tenant, catalogs.kept, tenant, version=version, at_ms=at_ms)
     return to_document(catalog)
+
+
+def _version_in(query: MultiDict[str]) -> int | None:
+    text = paging.single(query, "version")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= MAX_VERSION_DIGITS and int(text) > 0):
+        raise InvalidRequest("version is a whole number from 1, as /v1/catalog/versions lists them", field="version")
+    return int(text)
+
+
+@get(
+    "/v1/catalog/versions",
+    opt={"scopes": ("read", "admin"), "query": paging.QUERY},
+    summary="Every version of the catalog, the newest first",
+)
+async def list_versions(request: StrictRequest, store: NamedDependency[Store]) -> dict[str, Any]:
+    tenant, query = caller(request).tenant, request.query_params
+    limit, place = paging.limit_in(query), paging.place_in(query, tuple[int])
+    if place is not None and not 0 < place[0] <= MAX_VERSION:
+        raise paging.unknown_cursor()
+    before = None if place is None else place[0]
+    found = await store.run(tenant, catalogs.history, tenant, limit + 1, before=before)
+    shown = found[:limit]
+    next_cursor = paging.cursor_to((shown[-1].version,)) if len(found) > limit else None
+    return {"items": [each.to_document() for each in shown], "next_cursor": next_cursor}
 
 
 @put("/v1/catalog", opt={"scopes": ("admin",), "query": ("dry_run",)}, summary="Compare and apply a whole catalog")

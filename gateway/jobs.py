@@ -14,7 +14,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from gateway.bodies import Identifier, Instant, decoded
-from gateway.resources import StrictRequest, caller, ident_of
+from gateway.resources import StrictRequest, asked_by, caller, ident_of
 from ledger import jobs
 from ledger.store import Store
 from quota.catalog import parse_json, to_document
@@ -76,7 +76,7 @@ async def start_job(request: StrictRequest, store: NamedDependency[Store]) -> Re
     principal = caller(request)
     wanted: AnyJob = decoded(AnyJob, await request.body())  # type: ignore[arg-type]
     name, arguments = str(wanted.__struct_config__.tag), arguments_of(wanted, principal.tenant, _now_ms())
-    job = await store.run(principal.tenant, jobs.add, principal.tenant, name, arguments, principal.key_id)
+    job = await store.run(principal.tenant, jobs.add, principal.tenant, name, arguments, asked_by(request))
     log.info("a job was asked for", job=name, id=job.id, tenant=principal.tenant, request_id=ident_of(request))
     return Response(job.to_document(), status_code=202, headers={"location": f"/v1/ops/jobs/{job.id}"})
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections.abc import Callable
 
 import structlog
 import uvicorn
@@ -17,8 +18,28 @@ STOP_AFTER_S = 10
 log = structlog.get_logger()
 
 
-def serve(settings: Settings, listener: socket.socket) -> None:
-    """Serves on a listening socket until SIGTERM or SIGINT; at start Unsafe, LedgerUnavailable, CountersUnavailable."""
+class Server(uvicorn.Server):
+    """Says when it serves."""
+
+    def __init__(self, config: uvicorn.Config, serving: Callable[[Callable[[], None]], None]) -> None:
+        super().__init__(config)
+        self._serving = serving
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._serving(self._stop)
+
+    def _stop(self) -> None:
+        """As SIGTERM would, but the process ends well. From any thread: the loop looks at it ten times a second."""
+        self.should_exit = True
+
+
+def serve(
+    settings: Settings, listener: socket.socket, serving: Callable[[Callable[[], None]], None] = lambda _: None
+) -> None:
+    """Serves on a listening socket until SIGTERM or SIGINT; at start Unsafe, LedgerUnavailable, CountersUnavailable.
+    `serving` is called when requests are answered, with what stops that."""
     config = uvicorn.Config(
         app=_unopened,
         loop="uvloop",
@@ -31,10 +52,15 @@ def serve(settings: Settings, listener: socket.socket) -> None:
         timeout_graceful_shutdown=STOP_AFTER_S,
     )
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(_serve(settings, config, listener))
+        runner.run(_serve(settings, config, listener, serving))
 
 
-async def _serve(settings: Settings, config: uvicorn.Config, listener: socket.socket) -> None:
+async def _serve(
+    settings: Settings,
+    config: uvicorn.Config,
+    listener: socket.socket,
+    serving: Callable[[Callable[[], None]], None],
+) -> None:
     gateway = Gateway(settings)
     try:
         parts = await gateway.open()
@@ -45,7 +71,7 @@ async def _serve(settings: Settings, config: uvicorn.Config, listener: socket.so
     spare_the_collector()
     host, port = listener.getsockname()[:2]
     log.info("gateway listens", host=host, port=port)
-    await uvicorn.Server(config).serve(sockets=[listener])
+    await Server(config, serving).serve(sockets=[listener])
 
 
 async def _unopened(*_: object) -> None:

@@ -9,9 +9,17 @@ import msgspec
 from litestar import Request
 from litestar.openapi.plugins import JsonRenderPlugin
 
-from gateway import openapi_answers, openapi_bodies, openapi_hot, openapi_jobs, openapi_reports, openapi_routed
+from gateway import (
+    openapi_answers,
+    openapi_bodies,
+    openapi_catalog,
+    openapi_hot,
+    openapi_jobs,
+    openapi_reports,
+    openapi_routed,
+)
 
-_PARTS = (openapi_bodies, openapi_answers, openapi_jobs, openapi_reports)
+_PARTS = (openapi_bodies, openapi_answers, openapi_catalog, openapi_jobs, openapi_reports)
 
 
 class Document(JsonRenderPlugin):

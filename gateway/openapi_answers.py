@@ -169,14 +169,6 @@ def _of_resources() -> Schema:
     subscription = held | {"scheduled": or_null(closed({"at": INSTANT, "plan": IDENTIFIER, **held}))}
     plan = {"plan": IDENTIFIER, "rank": COUNT, "limits": {"type": "object", "additionalProperties": reference("Limit")}}
     return {
-        "CatalogChange": closed(
-            {
-                "version": COUNT,
-                "applied": FLAG,
-                "changes": array(TEXT),
-                "catalog": reference("Catalog"),
-            }
-        ),
         "PlanWithLimits": closed(plan),
         "Plans": closed({"items": array(reference("PlanWithLimits")), "next_cursor": or_null(TEXT)}),
         "Subscription": closed({"subject": IDENTIFIER, "plan": IDENTIFIER, **subscription}),
@@ -211,6 +203,9 @@ def _of_resources() -> Schema:
                 ),
                 "refusal": or_null(TEXT),
             }
+        ),
+        "StripeOutcome": closed(
+            {"received": {"const": True}, "outcome": {"enum": ["applied", "duplicate", "stale", "ignored"]}}
         ),
         "Liveness": closed({"status": {"const": "live"}}),
         "Readiness": closed(

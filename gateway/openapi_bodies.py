@@ -56,6 +56,13 @@ _KEY_OF_ITEM: Schema = {
 _AMOUNT: Schema = {"type": "integer", "minimum": 1, "maximum": MAX_AMOUNT}
 _AMOUNT_OR_NOTHING: Schema = {**_AMOUNT, "minimum": 0}
 _NOTHING_IS_A_LOOK = "0 is only a look: nothing is counted, and nothing is remembered under an idempotency key"
+_PRICES: Schema = array(
+    {"type": "string", "pattern": "^[!-~]{1,255}$"},
+    description="Ids of Stripe's prices; each stands in one place of the catalog",
+    uniqueItems=True,
+    maxItems=catalog_rules.MAX_PRICES,
+    default=[],
+)
 _URL = {
     "type": "string",
     "description": "{plan} stands for the plan's name",
@@ -75,6 +82,12 @@ def schemas() -> Schema:
     item["properties"]["idempotency_key"] = _KEY_OF_ITEM
     found["BatchItem"] = _either_metric_or_operation(item)
     found["BatchRequest"] = _batch()
+    found["StripeEvent"] = {
+        "type": "object",
+        "description": "An event as Stripe sends it: https://docs.stripe.com/api/events/object",
+        "required": ["type"],
+        "properties": {"type": {"type": "string"}},
+    }
     return found | _catalog(found)
 
 
@@ -139,10 +152,11 @@ def _catalog(found: Schema) -> Schema:
             ),
         },
         "Operation": {"charges": _named(_AMOUNT, catalog_rules.MAX_CHARGES_AN_OPERATION)},
-        "AddOn": {"adds": _named(_AMOUNT)},
+        "AddOn": {"adds": _named(_AMOUNT), "stripe_prices": _PRICES},
         "Plan": {
             "rank": {"type": "integer", "minimum": 0, "maximum": catalog_rules.MAX_RANK, "default": 0},
             "limits": _named(reference("Limit")),
+            "stripe_prices": _PRICES,
         },
         "Limit": {
             "limit": _AMOUNT_OR_NOTHING,

@@ -2,6 +2,7 @@
 
 from gateway.openapi_answers import COUNT, IDENTIFIER, INSTANT, TEXT, Schema, array, closed, or_null, reference
 from gateway.report_queries import DEFAULT_BY, DEFAULT_DAYS_BY, MOST_DAYS_BY
+from ledger.acts import ACTS
 from quota.identifiers import MAX_AMOUNT
 from quota.journal import KINDS
 
@@ -39,8 +40,15 @@ OF_PERIODS = [
     _query("from", "Periods that began at this instant and later", INSTANT),
     _query("to", "Periods that began before this instant", INSTANT),
 ]
+OF_ACTS = [
+    _query("from", "Acts of this instant and later", INSTANT),
+    _query("to", "Acts before this instant", INSTANT),
+    _query("subject", "What was done to this subject alone", IDENTIFIER),
+    _query("act", "This kind of act alone", {"enum": list(ACTS)}),
+    _query("actor", "What this one did alone: a key's id, `cli`, `settings`", IDENTIFIER),
+]
 STREAMS = {"text/csv": {"schema": TEXT}, "application/x-ndjson": {"schema": TEXT}}
-"""What `Accept` may ask for in place of pages: all entries in one stream, cut off without its end if it fails."""
+"""What `Accept` may ask for in place of pages: the whole list in one stream, cut off without its end if it fails."""
 
 _ENTRY_ID = {**TEXT, "pattern": r"^[0-9]+\.[0-9]+-[0-9]+$"}
 _PAGE = {"next_cursor": or_null(TEXT)}
@@ -114,9 +122,26 @@ def _of_periods() -> Schema:
     return {"SealedPeriod": closed(sealed), "SealedPeriods": pages}
 
 
+def _of_acts() -> Schema:
+    act = {
+        "id": TEXT,
+        "at": INSTANT,
+        "act": {"enum": list(ACTS)},
+        "actor": {**TEXT, "description": "The id of the key that asked, `cli` for an operator, or a part of ours"},
+        "origin": or_null({**TEXT, "description": "From where: an address, or a person and a machine"}),
+        "request_id": or_null(TEXT),
+        "reason": or_null(TEXT),
+        "subject": or_null(IDENTIFIER),
+        "object": or_null({**TEXT, "description": "To which thing: a metric, a plan, the id of a key"}),
+        "before": or_null({"type": "object"}),
+        "after": or_null({"type": "object"}),
+    }
+    return {"Act": closed(act), "Acts": closed({"items": array(reference("Act")), **_PAGE})}
+
+
 def schemas() -> Schema:
     """What the routes of reports answer, by name."""
     then = {"subject": IDENTIFIER, "at": INSTANT, "metrics": array(closed(_STANDING))}
     now_or_then = {"anyOf": [reference("Status"), reference("StatusThen")]}
     of_status = {"StatusThen": closed(then), "StatusNowOrThen": now_or_then}
-    return _of_entries() | _of_usage() | of_status | _of_periods()
+    return _of_entries() | _of_usage() | of_status | _of_periods() | _of_acts()

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.openapi_answers import IDENTIFIER, Schema
+from gateway.openapi_catalog import OF_CATALOG
 from gateway.openapi_parts import KEY, Answered, json_body, link, responses
-from gateway.openapi_reports import AT, OF_ENTRIES, OF_PERIODS, OF_USAGE, STREAMS
+from gateway.openapi_reports import AT, OF_ACTS, OF_ENTRIES, OF_PERIODS, OF_USAGE, STREAMS
 from gateway.paging import DEFAULT_LIMIT, MAX_CURSOR_CHARACTERS, MAX_LIMIT
 
 Links = dict[str, Schema]
@@ -37,6 +38,7 @@ class Routed:
     examples: dict[str, Any] = field(default_factory=dict)
     has_key: bool = False
     is_paged: bool = False
+    is_signed: bool = False
     query: Sequence[Schema] = ()
 
 
@@ -54,6 +56,14 @@ _PAGING: list[Schema] = [
         "schema": {"type": "string", "minLength": 1, "maxLength": MAX_CURSOR_CHARACTERS},
     },
 ]
+_SIGNATURE: Schema = {
+    "name": "Stripe-Signature",
+    "in": "header",
+    "description": "Stripe's signature of the body, at most 300 s old; it stands in place of a key, and without it "
+    "the answer is a 400, or a 404 where no tenant has a secret",
+    "required": False,
+    "schema": {"type": "string"},
+}
 _OF_READING = (401, 403, 503)
 _OF_WRITING = (*_OF_READING, 413)
 _CATALOG = {
@@ -68,7 +78,8 @@ _CATALOG = {
 }
 
 ROUTED = {
-    ("/v1/catalog", "get"): Routed("ReadCatalog", "Catalog", _OF_READING),
+    ("/v1/catalog", "get"): Routed("ReadCatalog", "Catalog", (*_OF_READING, 404), query=OF_CATALOG),
+    ("/v1/catalog/versions", "get"): Routed("ListCatalogVersions", "CatalogVersions", _OF_READING, is_paged=True),
     ("/v1/catalog", "put"): Routed(
         "WriteCatalog", "CatalogChange", _OF_WRITING, body="Catalog", examples={"two plans": _CATALOG}
     ),
@@ -121,6 +132,7 @@ ROUTED = {
         examples={"a service": {"name": "checkout", "scopes": ["consume"], "expires_at": "9999-12-31T00:00:00Z"}},
     ),
     ("/v1/api_keys/{id}", "delete"): Routed("RevokeApiKey", "", (*_OF_READING, 404, 409), 204),
+    ("/v1/audit_log", "get"): Routed("ListActs", "Acts", _OF_READING, is_paged=True, query=OF_ACTS),
     ("/v1/ops/reconciliation", "get"): Routed("ReadReconciliation", "Reconciliation", (*_OF_READING, 404)),
     ("/v1/ops/jobs", "post"): Routed(
         "StartJob",
@@ -140,6 +152,9 @@ ROUTED = {
         },
     ),
     ("/v1/ops/jobs/{id}", "get"): Routed("ReadJob", "Job", (*_OF_READING, 404)),
+    ("/v1/webhooks/stripe", "post"): Routed(
+        "TakeStripeEvent", "StripeOutcome", (404, 409, 413, 503), body="StripeEvent", is_signed=True
+    ),
     ("/health/live", "get"): Routed("Live", "Liveness", ()),
     ("/health/ready", "get"): Routed("Ready", "Readiness", ()),
     ("/metrics", "get"): Routed("Metrics", "", ()),
@@ -153,16 +168,16 @@ def complete(path: str, method: str, operation: Schema) -> None:
     answered = Answered(routed.status, routed.answer, routed.links, is_limited=False, is_replayed=routed.has_key)
     operation["responses"] = responses(operation["summary"], answered, (400, 500, *routed.problems))
     if path.startswith("/v1/"):
-        operation["security"] = [{"api_key": []}]
+        operation["security"] = [] if routed.is_signed else [{"api_key": []}]
     for parameter in operation.get("parameters", ()):
         if parameter["in"] == "path":
             parameter |= {"schema": IDENTIFIER, "example": _EXAMPLES_IN_PATH[parameter["name"]]}
-    added = [KEY] * routed.has_key + _PAGING * routed.is_paged + list(routed.query)
+    added = [KEY] * routed.has_key + [_SIGNATURE] * routed.is_signed + _PAGING * routed.is_paged + list(routed.query)
     if added:
         operation["parameters"] = [*operation.get("parameters", ()), *added]
     if routed.body is not None:
         operation["requestBody"] = json_body(routed.body, routed.examples)
-    if path == "/v1/entries":
+    if path in {"/v1/entries", "/v1/audit_log"}:
         operation["responses"]["200"]["content"] |= STREAMS
     if path == "/health/ready":
         operation["responses"]["503"] = operation["responses"]["200"] | {"description": "Some part does not answer"}

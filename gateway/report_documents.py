@@ -1,6 +1,7 @@
 """Rows of the ledger's reports as callers read them: entries, sums, balances at an instant, sealed periods. Pure."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -124,8 +125,18 @@ def _csv_row(row: Any) -> list[str | int | None]:
     return list(document.values())
 
 
-STREAMED: dict[str, tuple[bytes, Callable[[Sequence[Any]], bytes]]] = {
-    CSV: (csv_cells.lines([ENTRY_MEMBERS]), csv_of_entries),
-    NDJSON: (b"", ndjson_of_entries),
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """How a list is streamed in one type: the file that it makes, what comes first, and how rows are written."""
+
+    media: str
+    file_name: str
+    head: bytes
+    write: Callable[[Sequence[Any]], bytes]
+
+
+STREAMED = {
+    CSV: Streamed(CSV, "entries.csv", csv_cells.lines([ENTRY_MEMBERS]), csv_of_entries),
+    NDJSON: Streamed(NDJSON, "entries.ndjson", b"", ndjson_of_entries),
 }
-"""Of each type that entries are streamed in: what comes first, and how rows are written."""
+"""Of each type that entries are streamed in."""

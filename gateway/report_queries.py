@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from litestar.datastructures import MultiDict
 
 from gateway.paging import single
+from ledger.acts import ACTS
 from quota.errors import InvalidRequest
 from quota.identifiers import checked_identifier
 from quota.journal import KINDS
@@ -35,6 +36,14 @@ def kind_in(query: MultiDict[str]) -> str | None:
     value = single(query, "kind")
     if value is not None and value not in KINDS:
         raise InvalidRequest(f"kind is one of {', '.join(KINDS)}", field="kind")
+    return value
+
+
+def act_in(query: MultiDict[str]) -> str | None:
+    """A kind of administrative act, None if it was left out. InvalidRequest."""
+    value = single(query, "act")
+    if value is not None and value not in ACTS:
+        raise InvalidRequest(f"act is one of {', '.join(ACTS)}", field="act")
     return value
 
 

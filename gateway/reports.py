@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 from litestar import Response, get
+from litestar.datastructures import MultiDict
 from litestar.datastructures.headers import MediaTypeHeader
 from litestar.di import NamedDependency
 from litestar.params import FromPath
@@ -15,10 +16,9 @@ from gateway.admission import Admission
 from gateway.paging import Cursors, limit_in
 from gateway.reading import PIECE_ROWS, Place, Reading, ReadPiece, page
 from gateway.report_documents import (
-    CSV,
     JSON,
-    NDJSON,
     STREAMED,
+    Streamed,
     entry_document,
     seal_document,
     standing_document,
@@ -74,14 +74,13 @@ class Reports:
         items, place = await page(read_piece, place_of, document, after, limit)
         return {"items": items, "next_cursor": self.next_cursor(request, place)}
 
-    async def stream(self, wanted: Wanted, media: str) -> BoundedStream:
-        """All of the wanted entries, which must come to an end."""
+    async def stream(self, read_piece: ReadPiece[Place], written: Streamed) -> BoundedStream:
+        """All of a list, which must come to an end."""
         self.reading.check_room()
-        read_piece = self.pieces_of(wanted)
-        head, write = STREAMED[media]
         # Read before anything is sent, so that what fails at once is still told as a problem.
         first = await read_piece(None, PIECE_ROWS)
-        return BoundedStream(self.reading.stream(head, first, read_piece, write), media, _FILE_NAMES[media])
+        pieces = self.reading.stream(written.head, first, read_piece, written.write)
+        return BoundedStream(pieces, written.media, written.file_name)
 
     async def standing(self, tenant: str, subject: str, at_ms: int) -> dict[str, Any]:
         """The subject's balances as they stood at an instant."""
@@ -101,9 +100,6 @@ class Reports:
         return Response(msgspec.json.encode(document), media_type=JSON)
 
 
-_FILE_NAMES = {CSV: "entries.csv", NDJSON: "entries.ndjson"}
-
-
 def _encoded_entry(row: Any) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(entry_document(row)))
 
@@ -119,6 +115,13 @@ def media_of(request: StrictRequest) -> str:
             if each.priority[0] > 0 and MediaTypeHeader(media).match(each):
                 return media
     return JSON
+
+
+def check_streams_whole(query: MultiDict[str]) -> None:
+    """InvalidRequest if only a part of a stream is asked for."""
+    for name in paging.QUERY:
+        if name in query:
+            raise InvalidRequest(f"{name} is for pages of JSON; a stream has all of them", field=name)
 
 
 def _listed(request: StrictRequest) -> list[str]:
@@ -189,12 +192,10 @@ async def list_entries(
     media = media_of(request)
     if media == JSON:
         return await reporting.page_of_entries(request, wanted)
-    for name in paging.QUERY:
-        if name in query:
-            raise InvalidRequest(f"{name} is for pages of JSON; a stream has all of the entries", field=name)
+    check_streams_whole(query)
     if wanted.to_ms is None:
         wanted = replace(wanted, to_ms=admission.now_ms() + 1)  # else it might never come to an end
-    return await reporting.stream(wanted, media)
+    return await reporting.stream(reporting.pieces_of(wanted), STREAMED[media])
 
 
 @get(

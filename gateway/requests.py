@@ -10,6 +10,8 @@ import http_sf
 from quota.errors import BodyTooLarge, InvalidRequest
 
 MAX_BODY_BYTES = 64 * 1024
+MAX_WEBHOOK_BYTES = 256 * 1024
+"""Stripe's events are a few KB; metadata and many items make them larger."""
 MAX_BATCH_BYTES = 1024 * 1024
 MAX_CATALOG_BYTES = 8 * 1024 * 1024
 MAX_KEY_CHARACTERS = 255

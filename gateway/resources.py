@@ -13,12 +13,13 @@ from litestar.handlers import BaseRouteHandler
 from gateway import problems
 from gateway.auth import Authenticator, Principal, single
 from gateway.bodies import decoded
-from gateway.requests import MAX_BODY_BYTES, MAX_CATALOG_BYTES, read_body
+from gateway.requests import MAX_BODY_BYTES, MAX_CATALOG_BYTES, MAX_WEBHOOK_BYTES, read_body
 from ledger.acts import By
 from quota.errors import InvalidRequest, QuotagateError
 from quota.identifiers import checked_identifier
 
 log = structlog.get_logger()
+_MOST_BYTES_OF_PATH = {"/v1/catalog": MAX_CATALOG_BYTES, "/v1/webhooks/stripe": MAX_WEBHOOK_BYTES}
 _CODE_OF_STATUS = {400: "INVALID_REQUEST", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "BODY_TOO_LARGE"}
 
 
@@ -26,7 +27,7 @@ class StrictRequest(Request[Any, Any, Any]):
     """Decodes a body straight into the handler's type: Litestar's own way would take "5" for 5."""
 
     async def body(self) -> bytes:
-        most_bytes = MAX_CATALOG_BYTES if self.scope["path"] == "/v1/catalog" else MAX_BODY_BYTES
+        most_bytes = _MOST_BYTES_OF_PATH.get(self.scope["path"], MAX_BODY_BYTES)
         if not hasattr(self, "_whole_body"):
             self._whole_body = await read_body(list(self.scope["headers"]), self.receive, most_bytes)
         return self._whole_body

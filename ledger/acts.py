@@ -19,14 +19,17 @@ ACTS = (
     "api_key.revoked",
     "api_key.rotated",
     "tenant.made",
+    "job.asked",
+    "month.archived",
+    "month.dropped",
 )
 """What an act may be."""
 
 
 @dataclass(frozen=True, slots=True)
 class By:
-    """Who asked: a key's id, `cli`, or a part of ours that carries out what was asked before. `origin` is from where:
-    an address, or a person and a machine. `reason` is why, in their words."""
+    """Who asked: a key's id, `cli`, `settings`, or a part of ours that carries out what was asked before. `origin` is
+    from where: an address, or a person and a machine. `reason` is why, in their words."""
 
     actor: str
     origin: str | None = None

@@ -12,13 +12,16 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
-from ledger import tenants
+from ledger import acts, tenants
+from ledger.acts import By
 from ledger.instants import from_timestamp, to_timestamp
 from ledger.tables import api_keys
 from quota.errors import Conflict, TooMany
 from quota.periods import to_rfc3339
 
 SCOPES = ("consume", "read", "admin", "ops")
+BY_SETTINGS = By("settings")
+"""Who makes the key that QUOTAGATE_ADMIN_KEY names."""
 MAX_LIVING_KEYS = 1_000
 """Of one tenant; far more than it has services, and few enough to be looked through."""
 
@@ -36,13 +39,12 @@ class KeyRecord:
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key that is to be made. `created_by` is a key's id, or a word for who is none."""
+    """A key that is to be made."""
 
     id: str
     tenant: str
     digest: bytes
     scopes: Sequence[str]
-    created_by: str
     name: str | None = None
     expires_at_ms: int | None = None
 
@@ -116,23 +118,31 @@ def ensure(
     scopes: Sequence[str],
     *,
     name: str | None = None,
-    created_by: str = "settings",
+    by: By = BY_SETTINGS,
 ) -> None:
     """Makes the tenant and the key if they are missing; a key that was revoked stays revoked."""
-    tenants.ensure(connection, tenant)
-    key = NewKey(key_id, tenant, digest, scopes, created_by, name)
-    connection.execute(insert(api_keys).values(_values(key)).on_conflict_do_nothing())
+    tenants.ensure(connection, tenant, by)
+    values = _values(NewKey(key_id, tenant, digest, scopes, name), by)
+    made = connection.execute(insert(api_keys).values(values).on_conflict_do_nothing().returning(*_LISTED))
+    if (row := made.one_or_none()) is not None:
+        acts.note(connection, tenant, by, "api_key.made", object=key_id, after=_listed(row).to_document())
 
 
-def add(connection: Connection, key: NewKey, replaces: str | None = None) -> ListedKey:
+def add(connection: Connection, key: NewKey, by: By) -> ListedKey:
     """Makes a key of a tenant that there is. TooMany."""
+    made = _added(connection, key, by, None)
+    acts.note(connection, key.tenant, by, "api_key.made", object=key.id, after=made.to_document())
+    return made
+
+
+def _added(connection: Connection, key: NewKey, by: By, replaces: str | None) -> ListedKey:
     connection.execute(_one_at_a_time, {"name": f"quotagate.api_keys.{key.tenant}"})
     if _count_living(connection, key.tenant) >= MAX_LIVING_KEYS:
         raise TooMany(
             f"{key.tenant} has {MAX_LIVING_KEYS:,} keys, and no more are made: revoke those that nobody uses",
             limit=MAX_LIVING_KEYS,
         )
-    made = connection.execute(insert(api_keys).values(**_values(key), replaces=replaces).returning(*_LISTED))
+    made = connection.execute(insert(api_keys).values(**_values(key, by), replaces=replaces).returning(*_LISTED))
     return _listed(made.one())
 
 
@@ -164,7 +174,7 @@ def newest(connection: Connection, tenant: str | None, most: int, *, is_living: 
     return [_listed(row) for row in connection.execute(query)][::-1]
 
 
-def revoke(connection: Connection, tenant: str, key_id: str, *, keeps_an_admin: bool) -> ListedKey | None:
+def revoke(connection: Connection, tenant: str, key_id: str, by: By, *, keeps_an_admin: bool) -> ListedKey | None:
     """Revokes a key for ever; the key as it was before, None if the tenant has none of that id. Conflict if nobody of
     the tenant could make a key any more, and that is asked for."""
     connection.execute(_one_at_a_time, {"name": f"quotagate.api_keys.{tenant}"})
@@ -178,18 +188,24 @@ def revoke(connection: Connection, tenant: str, key_id: str, *, keeps_an_admin: 
             "this is the tenant's last key with the scope admin, and without one nobody could make another: "
             "make that first, with POST /v1/api_keys, and revoke this one with it"
         )
-    connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(revoked_at=func.now()))
+    changed = update(api_keys).where(api_keys.c.id == key_id).values(revoked_at=func.now()).returning(*_LISTED)
+    after = _listed(connection.execute(changed).one())
+    told, before = after.to_document(), found.to_document()
+    acts.note(connection, tenant, by, "api_key.revoked", object=key_id, before=before, after=told)
     return found
 
 
-def rotate(connection: Connection, old: ListedKey, key: NewKey, grace_s: int) -> tuple[ListedKey, ListedKey]:
+def rotate(connection: Connection, old: ListedKey, key: NewKey, by: By, grace_s: int) -> tuple[ListedKey, ListedKey]:
     """Makes a key in place of an old one, which expires after the grace, or when it would have; the new and the old.
     Conflict as of `check_rotates`."""
     check_rotates(connection, old)
-    made = add(connection, key, replaces=old.id)
+    made = _added(connection, key, by, old.id)
     ends = func.least(api_keys.c.expires_at, func.now() + timedelta(seconds=grace_s))
     changed = update(api_keys).where(api_keys.c.id == old.id).values(expires_at=ends).returning(*_LISTED)
-    return made, _listed(connection.execute(changed).one())
+    after = _listed(connection.execute(changed).one())
+    told = {"old": after.to_document(), "new": made.to_document()}
+    acts.note(connection, old.tenant, by, "api_key.rotated", object=old.id, before=old.to_document(), after=told)
+    return made, after
 
 
 def check_rotates(connection: Connection, old: ListedKey) -> None:
@@ -223,13 +239,13 @@ def _count_living(connection: Connection, tenant: str) -> int:
     return int(connection.execute(query).scalar_one())
 
 
-def _values(key: NewKey) -> dict[str, Any]:
+def _values(key: NewKey, by: By) -> dict[str, Any]:
     return {
         "id": key.id,
         "tenant": key.tenant,
         "digest": key.digest,
         "scopes": list(key.scopes),
-        "created_by": key.created_by,
+        "created_by": by.actor,
         "name": key.name,
         "expires_at": None if key.expires_at_ms is None else to_timestamp(key.expires_at_ms),
     }

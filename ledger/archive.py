@@ -18,7 +18,8 @@ from alembic.runtime.migration import MigrationContext
 from psycopg import sql
 from sqlalchemy import Connection, Engine, insert, text
 
-from ledger import archive_files, chain, shards
+from ledger import acts, archive_files, chain, shards
+from ledger.acts import By
 from ledger.archive_carrying import carry
 from ledger.archive_files import Manifest, bounds, name_of
 from ledger.archive_readiness import refuse_unready
@@ -138,7 +139,7 @@ def _places(connection: Connection, month: date) -> dict[str, list[tuple[int, in
     return found
 
 
-def take_out(owner: Engine, month: date, folder: Path, report: Report) -> Manifest:
+def take_out(owner: Engine, month: date, folder: Path, by: By, report: Report) -> Manifest:
     """Compares the month's file, entry by entry, with what the ledger has, and takes the month out of it: all in one
     transaction, in which nobody can add to the month. InvalidRequest or Conflict, and nothing is changed."""
     manifest = archive_files.read_back(folder, month)
@@ -169,6 +170,8 @@ def take_out(owner: Engine, month: date, folder: Path, report: Report) -> Manife
                 archived_by=text("session_user"),
             )
         )
+        told = {"entries": manifest.entries, "sha256": manifest.sha256, "folder": str(folder)}
+        acts.note(connection, ALL_TENANTS, by, "month.archived", object=manifest.month, after=told)
         _detach(cursor, month)
     return manifest
 
@@ -200,7 +203,7 @@ def left_tables(connection: Connection) -> list[date]:
     return [month for month in months if connection.execute(there, {"name": f"public.{_detached(month)}"}).scalar_one()]
 
 
-def drop(owner: Engine, month: date, folder: Path) -> None:
+def drop(owner: Engine, month: date, folder: Path, by: By) -> None:
     """Drops a month's detached table, if the folder has what the ledger noted of it."""
     manifest = archive_files.read_back(folder, month)
     with transaction(owner, ALL_TENANTS) as connection:
@@ -209,6 +212,7 @@ def drop(owner: Engine, month: date, folder: Path) -> None:
             raise Conflict(f"what {folder} has of {name_of(month)} is not what was archived: its table was not dropped")
         statement = sql.SQL("DROP TABLE IF EXISTS public.{}").format(sql.Identifier(_detached(month)))
         _cursor(connection).execute(statement)
+        acts.note(connection, ALL_TENANTS, by, "month.dropped", object=name_of(month))
 
 
 def _cursor(connection: Connection) -> "psycopg.Cursor[Any]":

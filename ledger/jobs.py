@@ -10,6 +10,8 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import Connection, insert, select, text
 
+from ledger import acts
+from ledger.acts import By
 from ledger.job_table import jobs
 from quota.errors import Conflict, NotFound, TooMany
 
@@ -66,12 +68,22 @@ def _job(row: Any) -> Job:
 _waiting = text("SELECT count(*) FROM jobs WHERE tenant = :tenant AND finished_at IS NULL AND next_try_at < 'infinity'")
 
 
-def add(connection: Connection, tenant: str, job: str, arguments: dict[str, Any], requested_by: str) -> Job:
+def add(connection: Connection, tenant: str, job: str, arguments: dict[str, Any], by: By) -> Job:
     """Queues a job for the workers. TooMany."""
     if connection.execute(_waiting, {"tenant": tenant}).scalar_one() >= MAX_UNFINISHED_JOBS:
         raise TooMany(f"{MAX_UNFINISHED_JOBS} jobs are not finished yet: ask again when some are")
-    values = {"tenant": tenant, "job": job, "arguments": arguments, "requested_by": requested_by}
-    return _job(connection.execute(insert(jobs).values(values).returning(*_COLUMNS)).one())
+    values = {"tenant": tenant, "job": job, "arguments": arguments, "requested_by": by.actor}
+    made = _job(connection.execute(insert(jobs).values(values).returning(*_COLUMNS)).one())
+    note_asked(connection, tenant, by, job, {"id": made.id} | arguments)
+    return made
+
+
+def note_asked(connection: Connection, tenant: str, by: By, job: str, arguments: dict[str, Any]) -> None:
+    """Keeps in the audit log that a job was asked for: of the tenant that it is about, if it is about one. A catalog to
+    be tried is left out: it is large, and the job has it."""
+    told = {name: value for name, value in arguments.items() if name != "catalog"}
+    about, subject = arguments.get("tenant", tenant), arguments.get("subject")
+    acts.note(connection, about, by, "job.asked", subject=subject, object=job, after=told)
 
 
 def read(connection: Connection, job_id: str) -> Job | None:

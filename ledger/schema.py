@@ -1,5 +1,6 @@
 """Makes the schema, and says in plain words why a database cannot be used as it is."""
 
+import time
 from pathlib import Path
 
 import psycopg
@@ -9,10 +10,19 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from psycopg import sql
 from sqlalchemy import Connection, Engine, make_url, text
+from sqlalchemy.exc import OperationalError
 
 from ledger import privileges
-from quota.errors import Unsafe
+from quota.errors import LedgerUnavailable, Unsafe
 
+LOCK_TIMEOUT_MS = 2_000
+"""Whoever uses a table meanwhile waits behind a migration that waits for it, no longer than this: less than the 5 s
+that a gateway waits for Postgres."""
+LOCK_TRIES = 30
+PAUSE_S = 0.5
+"""Between two tries, so that those who waited have their turn."""
+LOCK_NOT_AVAILABLE = "55P03"
+OLDEST = "may be used by versions from revision "
 MIGRATION_LOCK = 7_261_001
 """Any number, always the same: two migrations at once wait for each other under it."""
 
@@ -24,12 +34,28 @@ def _config() -> Config:
 
 
 def migrate(owner: Engine, shard_count: int) -> None:
-    """Brings the schema to the newest revision and writes the shards' rows, once. Unsafe if their number differs."""
+    """Brings the schema to the newest revision and writes the shards' rows, once; one that is newer than this version
+    knows stays as it is. Unsafe if the shards' number differs, LedgerUnavailable if tables are never free."""
+    for _ in range(LOCK_TRIES):
+        try:
+            return _migrate(owner, shard_count)
+        except OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+                raise
+            time.sleep(PAUSE_S)
+    raise LedgerUnavailable("others use the ledger's tables without a pause, and nothing was migrated: run it again")
+
+
+def _migrate(owner: Engine, shard_count: int) -> None:
     with owner.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
-        config = _config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        connection.execute(text("SELECT set_config('lock_timeout', :most, true)"), {"most": f"{LOCK_TIMEOUT_MS}ms"})
+        current = MigrationContext.configure(connection).get_current_revision()
+        if current is None or not is_newer(current):
+            config = _config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            _say_who_may_use_it(connection)
         made = connection.execute(text("SELECT count(*) FROM shards")).scalar_one()
         if made == 0:
             connection.execute(
@@ -40,6 +66,13 @@ def migrate(owner: Engine, shard_count: int) -> None:
                 f"this store was initialised with {made} shards and cannot be opened with {shard_count}: "
                 f"set QUOTAGATE_SHARDS={made}"
             )
+
+
+def _say_who_may_use_it(connection: Connection) -> None:
+    """Notes the oldest version that finds all that it reads, for those that cannot know this revision."""
+    scripts = ScriptDirectory.from_config(_config()).walk_revisions()
+    unread_since = [getattr(each.module, "unread_since", "") for each in scripts]
+    connection.execute(text(f"COMMENT ON TABLE alembic_version IS '{OLDEST}{max(unread_since)}'"))
 
 
 def make_application_login(owner_url: str, application_url: str) -> None:
@@ -75,8 +108,8 @@ def complaints(connection: Connection) -> list[str]:
             f"the role {role} may not read the ledger: run `quotagate migrate`, which makes the login of "
             "QUOTAGATE_DATABASE_URL"
         ]
-    other = other_revision(connection)
-    found = privileges.complaints(connection) if other is None else [other]
+    unusable = unusable_revision(connection)
+    found = privileges.complaints(connection) if unusable is None else [unusable]
     if not connection.execute(_partitions_reach_ahead).scalar_one():
         found.append(
             "the entries table has no partition for the coming month: run `quotagate migrate`, "
@@ -86,12 +119,37 @@ def complaints(connection: Connection) -> list[str]:
 
 
 def other_revision(connection: Connection) -> str | None:
-    """A sentence unless the schema is this version's."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    current = MigrationContext.configure(connection).get_current_revision()
+    """A sentence unless the schema is this very version's."""
+    head, current = _head(), MigrationContext.configure(connection).get_current_revision()
     if current == head:
         return None
+    if current is not None and is_newer(current):
+        return f"the schema is at revision {current}, and this version knows {head}: use the version that migrated it"
     return f"the schema is at revision {current}, and this version needs {head}: run `quotagate migrate`"
+
+
+def unusable_revision(connection: Connection) -> str | None:
+    """A sentence unless this version finds all that it reads: in its own schema, or in a newer one, because migrations
+    only add before they take away. So an older gateway serves, and may be started again, beside a newer one."""
+    other, current = other_revision(connection), MigrationContext.configure(connection).get_current_revision()
+    if other is None or current is None or not is_newer(current):
+        return other
+    oldest = (connection.execute(_said_of_it).scalar_one() or "").removeprefix(OLDEST)
+    return None if oldest <= _head() else other
+
+
+def is_newer(revision: str) -> bool:
+    """Whether a later version than this one has made it. Revisions are numbers of four digits."""
+    return revision > _head()
+
+
+def _head() -> str:
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    assert head is not None, "there are migrations"
+    return head
+
+
+_said_of_it = text("SELECT obj_description(CAST(to_regclass('alembic_version') AS oid), 'pg_class')")
 
 
 _reader = text(

@@ -52,13 +52,13 @@ def of_subject(connection: Connection, tenant: str, subject: str) -> Subscriptio
 
 
 def put(connection: Connection, tenant: str, subject: str, subscription: Subscription, by: By) -> int:
-    """Writes the subscription, and nothing is scheduled any more; the id of the announcement to be told to Redis."""
-    before = _locked(connection, tenant, subject)
+    """Writes the subscription with what is scheduled of it, and nothing else is any more; the id of the announcement
+    to be told to Redis."""
+    before = of_subject_locked(connection, tenant, subject)
     values = _columns(subscription) | {
         "changed_at": func.now(),
         "changed_by": by.actor,
-        "scheduled": null(),
-        "scheduled_at": None,
+        **_scheduled(subscription.scheduled, by),
     }
     connection.execute(
         insert(subscriptions)
@@ -78,7 +78,7 @@ def put(connection: Connection, tenant: str, subject: str, subscription: Subscri
     return announce(connection, tenant, subject)
 
 
-def _locked(connection: Connection, tenant: str, subject: str) -> Subscription | None:
+def of_subject_locked(connection: Connection, tenant: str, subject: str) -> Subscription | None:
     """The subject's subscription, which nobody else changes until the transaction ends."""
     row = connection.execute(_of_subjects_locked, {"tenants": [tenant], "subjects": [subject]}).one_or_none()
     return None if row is None else _subscription(row)
@@ -106,7 +106,7 @@ def schedule(
 ) -> tuple[Subscription, int]:
     """Notes what the subject's subscription changes into at the instant that `end_of` tells of it; the subscription,
     and the id of the announcement that Redis must hear of. NotFound if there is none; whatever `end_of` raises."""
-    before = _locked(connection, tenant, subject)
+    before = of_subject_locked(connection, tenant, subject)
     if before is None:
         raise NotFound(f"{subject} has no subscription that could change at a period's end", subject=subject)
     running = replace(before.at(now_ms), scheduled=None)
@@ -139,6 +139,13 @@ def _columns(subscription: Subscription) -> dict[str, Any]:
         "anchor": None if subscription.anchor_ms is None else to_timestamp(subscription.anchor_ms),
         "add_ons": dict(subscription.add_ons),
     }
+
+
+def _scheduled(scheduled: Scheduled | None, by: By) -> dict[str, Any]:
+    if scheduled is None:
+        return {"scheduled": null(), "scheduled_at": None}
+    words = _words(scheduled.subscription) | {"changed_by": by.actor}
+    return {"scheduled": words, "scheduled_at": to_timestamp(scheduled.at_ms)}
 
 
 def _words(subscription: Subscription) -> dict[str, Any]:

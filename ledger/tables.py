@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from ledger import act_table, archive_tables, columns, job_table, link_table, outage_tables, sealed_table  # noqa: F401 - as well
+from ledger import act_table, archive_tables, columns, job_table, link_table, outage_tables, sealed_table, stripe_tables  # noqa: F401 - as well
 from ledger.columns import account, claims, instant, numbers, optional_texts, period, place, texts
 
 metadata = columns.metadata

@@ -6,6 +6,8 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 from sqlalchemy.dialects.postgresql import insert
 
+from ledger import acts
+from ledger.acts import By
 from ledger.instants import from_timestamp
 from ledger.tables import api_keys, tenants
 from quota.periods import to_rfc3339
@@ -23,10 +25,13 @@ class Tenant:
         return {"tenant": self.name, "created_at": to_rfc3339(self.created_at_ms), "living_keys": self.living_keys}
 
 
-def ensure(connection: Connection, tenant: str) -> bool:
+def ensure(connection: Connection, tenant: str, by: By) -> bool:
     """Makes the tenant if it is missing; whether it was."""
     made = insert(tenants).values(tenant=tenant).on_conflict_do_nothing().returning(tenants.c.tenant)
-    return connection.execute(made).one_or_none() is not None
+    if connection.execute(made).one_or_none() is None:
+        return False
+    acts.note(connection, tenant, by, "tenant.made", object=tenant, after={"tenant": tenant})
+    return True
 
 
 def exists(connection: Connection, tenant: str) -> bool:

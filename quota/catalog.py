@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from quota.catalog_rules import contradictions, joined
+from quota.catalog_paths import joined
+from quota.catalog_rules import contradictions
+from quota.catalog_shapes import misshapen
 from quota.errors import CatalogInvalid
 
 MAX_CONTRADICTIONS = 1_000
@@ -61,16 +63,18 @@ class Limit(_Part, frozen=True):
 
 
 class Plan(_Part, frozen=True):
-    """`rank` is the order of upgrades; `limits` by metric."""
+    """`rank` is the order of upgrades; `limits` by metric; who buys one of `stripe_prices` at Stripe is on it."""
 
     rank: int = 0
     limits: dict[str, Limit] = msgspec.field(default_factory=dict)
+    stripe_prices: tuple[str, ...] = ()
 
 
 class AddOn(_Part, frozen=True):
     """Amounts by metric that one of this add-on adds to the plan's limit."""
 
     adds: dict[str, int]
+    stripe_prices: tuple[str, ...] = ()
 
 
 class Catalog(_Part, frozen=True):
@@ -154,32 +158,8 @@ def _checked(document: object) -> Catalog:
     try:
         catalog = msgspec.convert(document, Catalog)
     except msgspec.ValidationError as error:
-        # msgspec stops at the first wrong type and does not name the key: so it is asked about each part alone.
-        wrong = list(islice(_wrong_types(document), MAX_CONTRADICTIONS))
+        wrong = list(islice(misshapen("", document, Catalog), MAX_CONTRADICTIONS))
         raise CatalogInvalid(wrong or [str(error)]) from error
     if found := list(islice(contradictions(catalog, tuple(_SECTIONS)), MAX_CONTRADICTIONS)):
         raise CatalogInvalid(found)
     return catalog
-
-
-def _wrong_types(document: object) -> Iterator[str]:
-    for path, value, part in _parts(document):
-        try:
-            msgspec.convert(value, part)
-        except msgspec.ValidationError as error:
-            yield f"{path}: {error}"
-
-
-def _parts(document: object) -> Iterator[tuple[str, object, type[_Part]]]:
-    if isinstance(document, dict):
-        yield "document", {key: {} if _items(document, key) else value for key, value in document.items()}, Catalog
-    for section, part in _SECTIONS.items():
-        for name, value in _items(document, section):
-            path, limits = joined(section, name), _items(value, "limits") if part is Plan else []
-            yield from ((joined(f"{path}.limits", metric_name), limit, Limit) for metric_name, limit in limits)
-            yield path, {**value, "limits": {}} if limits else value, part
-
-
-def _items(container: object, key: str) -> list[tuple[str, Any]]:
-    inner = container.get(key) if isinstance(container, dict) else None
-    return list(inner.items()) if isinstance(inner, dict) else []

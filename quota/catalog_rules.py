@@ -1,10 +1,11 @@
 """What a catalog may not say. Each contradiction names its path and what to write instead."""
 
-import json
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from quota.catalog_paths import joined
+from quota.catalog_shapes import did_you_mean
 from quota.errors import InvalidRequest
 from quota.identifiers import MAX_AMOUNT, checked_identifier
 
@@ -18,19 +19,16 @@ MAX_CHARGES_AN_OPERATION = 32
 MAX_WARNINGS_A_METRIC = 16
 """They are stored with every account, beside its plan's name: in all 64 bytes are compact, and more still works."""
 MAX_RANK = 2**31 - 1  # the largest integer of a Postgres column
+MAX_PRICES = 100
+"""Of one plan or add-on: Stripe changes no price, a new one is made, and who has bought the old one stays on it."""
 MAX_UNIT_CHARACTERS = 40  # a word in a sentence
 MAX_URL_CHARACTERS = 2_000  # what every browser and proxy still takes
 
 PERIODS_BY_LENGTH = ("day", "week", "month", "year")
 
 _bare_key = re.compile(r"[A-Za-z0-9_-]{1,200}\Z")
+_price = re.compile(r"[!-~]{1,255}\Z")  # Stripe promises no form of its ids, and no more characters than that
 _url = re.compile(r"https?://[!-~]+\Z")  # printable ASCII only: it goes into a header and a page as it is
-
-
-def joined(path: str, name: str) -> str:
-    """A path as TOML writes it, so that a dot or a line feed in a name cannot be mistaken for something else."""
-    shown = name if _bare_key.match(name) else json.dumps(name[:201])
-    return f"{path}.{shown}" if path else shown
 
 
 def contradictions(catalog: "Catalog", sections: tuple[str, ...]) -> Iterator[str]:
@@ -55,15 +53,24 @@ def contradictions(catalog: "Catalog", sections: tuple[str, ...]) -> Iterator[st
     for name, add_on in catalog.add_ons.items():
         yield from _amount_contradictions(f"{joined('add_ons', name)}.adds", add_on.adds, catalog)
     yield from _rank_contradictions(catalog.plans)
+    yield from _price_contradictions(catalog)
     for name, plan in catalog.plans.items():
         for metric_name, limit in plan.limits.items():
-            path = joined(f"{joined('plans', name)}.limits", metric_name)
-            yield from _limit_contradictions(path, limit, catalog.metrics.get(metric_name))
+            path = f"{joined('plans', name)}.limits"
+            if metric_name not in catalog.metrics:
+                yield _no_such_metric(path, metric_name, catalog)
+            yield from _limit_contradictions(joined(path, metric_name), limit, catalog.metrics.get(metric_name))
+
+
+def _no_such_metric(path: str, name: str, catalog: "Catalog") -> str:
+    meant = did_you_mean(name, catalog.metrics)
+    return f"{joined(path, name)}: no such metric; declare it under metrics or take this out{meant}"
 
 
 def _head_contradictions(catalog: "Catalog") -> Iterator[str]:
     if catalog.default_plan is not None and catalog.default_plan not in catalog.plans:
-        yield "default_plan: no such plan; write the name of one under plans, or leave it out to deny"
+        meant = did_you_mean(catalog.default_plan, catalog.plans)
+        yield f"default_plan: no such plan; write the name of one under plans, or leave it out to deny{meant}"
     url = catalog.upgrade_url
     if url is not None and not (_url.match(url) and len(url) <= MAX_URL_CHARACTERS):
         yield f"upgrade_url: write an http or https address of at most {MAX_URL_CHARACTERS:,} ASCII characters"
@@ -84,7 +91,7 @@ def _metric_contradictions(path: str, metric: "Metric") -> Iterator[str]:
 def _amount_contradictions(path: str, amounts: dict[str, int], catalog: "Catalog") -> Iterator[str]:
     for metric_name, amount in amounts.items():
         if metric_name not in catalog.metrics:
-            yield f"{joined(path, metric_name)}: no such metric; declare it under metrics or take this out"
+            yield _no_such_metric(path, metric_name, catalog)
         if not 1 <= amount <= MAX_AMOUNT:
             yield f"{joined(path, metric_name)}: write an amount from 1 to {MAX_AMOUNT}"
 
@@ -100,9 +107,25 @@ def _rank_contradictions(plans: dict[str, "Plan"]) -> Iterator[str]:
             yield f"{joined('plans', name)}.rank: the rank of {joined('plans', holder)} too; write one of its own"
 
 
+def _price_contradictions(catalog: "Catalog") -> Iterator[str]:
+    """One price in two places would leave it open what was bought with it."""
+    holders: dict[str, str] = {}
+    sold = [("plans", name, plan.stripe_prices) for name, plan in catalog.plans.items()]
+    sold += [("add_ons", name, add_on.stripe_prices) for name, add_on in catalog.add_ons.items()]
+    for section, name, prices in sold:
+        path = f"{joined(section, name)}.stripe_prices"
+        if len(prices) > MAX_PRICES:
+            yield f"{path}: {len(prices)} prices; write {MAX_PRICES} at most"
+        for price in prices:
+            if not _price.match(price):
+                yield f"{path}: write ids of prices as Stripe shows them, such as price_1MowQULkdIwHu7ix"
+            elif price in holders:
+                yield f"{path}: {price} stands in {holders[price]} too; leave it in one place, once"
+            else:
+                holders[price] = path
+
+
 def _limit_contradictions(path: str, limit: "Limit", metric: "Metric | None") -> Iterator[str]:
-    if metric is None:
-        yield f"{path}: no such metric; declare it under metrics or take this out"
     if limit.limit is not None and not 0 <= limit.limit <= MAX_AMOUNT:
         yield f"{path}.limit: write a limit from 0 to {MAX_AMOUNT}, or leave it out for unlimited"
     if metric is not None and metric.kind == "level" and limit.period is not None:

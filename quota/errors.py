@@ -3,7 +3,8 @@
 QuotagateError
 ├── InvalidRequest              what was sent cannot be understood or is out of range
 │   ├── CatalogInvalid          the catalog document contradicts itself
-│   └── BodyTooLarge            more bytes than the route reads
+│   ├── BodyTooLarge            more bytes than the route reads
+│   └── SignatureInvalid        nobody who has the secret signed it, or it was signed long ago
 ├── MethodNotAllowed            the route takes another method
 ├── Unauthenticated             no key, or one that is not known
 ├── Forbidden                   a key without the scope
@@ -17,7 +18,8 @@ QuotagateError
 │   ├── AlreadyRefunded         nothing is left of what the receipt names
 │   ├── ReservationSettled      it was committed or released, or it has expired
 │   ├── BelowZero               a level cannot be given back further than that
-│   └── TooMany                 of what one account may have at a time
+│   ├── TooMany                 of what one account may have at a time
+│   └── UnknownPrice            the catalog does not say what is bought with it
 ├── NoSubscription              no active plan, and the tenant has no default one
 ├── IdempotencyKeyReused        the same key came with another body
 ├── CountersUnavailable         Redis did not answer in time, or refuses to write
@@ -58,6 +60,10 @@ class CatalogInvalid(InvalidRequest):
 
 class BodyTooLarge(InvalidRequest):
     code = "BODY_TOO_LARGE"
+
+
+class SignatureInvalid(InvalidRequest):
+    code = "INVALID_SIGNATURE"
 
 
 class MethodNotAllowed(QuotagateError):
@@ -114,6 +120,10 @@ class BelowZero(Conflict):
 
 class TooMany(Conflict):
     code = "TOO_MANY"
+
+
+class UnknownPrice(Conflict):
+    code = "UNKNOWN_PRICE"
 
 
 class NoSubscription(QuotagateError):

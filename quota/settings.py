@@ -1,14 +1,20 @@
 """Settings: environment variables QUOTAGATE_*, read once into one frozen object; every mistake is reported at once."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
 
 from quota.errors import Unsafe
+from quota.identifiers import IDENTIFIER_PATTERN
 
 DURABILITIES = ("always", "everysec", "none")
 MAX_SHARDS = 1024
+MAX_WEBHOOK_SECRETS = 100
+"""Each is tried with each delivery."""
+_tenant = re.compile(IDENTIFIER_PATTERN.removesuffix("$") + r"\Z")
+_webhook_secret = re.compile(r"whsec_[!-+\--~]{8,250}\Z")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -50,6 +56,23 @@ def _secret(text: str) -> str:
     if not 8 <= len(text) <= 255 or not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError("must be 8 to 255 printable ASCII characters without a space")
     return text
+
+
+def _webhook_secrets(text: str) -> str:
+    found = _pairs(text)
+    if not all(_tenant.match(tenant) and _webhook_secret.match(secret) for tenant, secret in found):
+        # Never the text itself: it is a secret, or near to one.
+        raise ValueError("must be tenant=whsec_… for each secret, separated by commas")
+    if len({secret for _, secret in found}) < len(found):
+        raise ValueError("must be secrets that differ: by its secret alone a tenant is known")
+    if len(found) > MAX_WEBHOOK_SECRETS:
+        raise ValueError(f"must be {MAX_WEBHOOK_SECRETS} secrets at most")
+    return text
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    parts = [part.strip().partition("=") for part in text.split(",")] if text else []
+    return [(tenant, secret) for tenant, _, secret in parts]
 
 
 def _text(text: str) -> str:
@@ -105,6 +128,9 @@ class Settings:
         "",
         "folder for what an outage of both stores leaves; /var/tmp/quotagate-<uid>-<ledger> if unset",
     )
+    stripe_webhook_secrets: str = _setting(
+        _webhook_secrets, "", "secrets of Stripe's webhook endpoints, as tenant=whsec_… separated by commas"
+    )
     metrics_dir: str = _setting(_text, "", "folder in which the processes of one machine add up their metrics")
     log_level: str = _setting(_one_of(*LOG_LEVELS), "info", "debug, info, warning or error")
 
@@ -132,6 +158,11 @@ class Settings:
         if mistakes:
             raise Unsafe("\n".join(mistakes))
         return cls(**values)
+
+    @property
+    def webhook_secrets(self) -> list[tuple[str, str]]:
+        """Tenants, each with a secret that Stripe signs its events with; a tenant may have several."""
+        return _pairs(self.stripe_webhook_secrets)
 
     @property
     def effective_broker_url(self) -> str:

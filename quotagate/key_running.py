@@ -20,10 +20,9 @@ from ledger.store import ALL_TENANTS, connect, transaction
 from quota.errors import InvalidRequest, NotFound, Unsafe
 from quota.identifiers import checked_identifier
 from quota.periods import from_rfc3339, to_rfc3339
-from quotagate.operator import stores
+from quotagate.operator import by_operator, stores
 from quotagate.plain_commands import counted
 
-MAKER = "cli"
 NO_SUCH_TABLE = {"42P01", "42703"}
 """SQLSTATE: there is no such table, no such column."""
 TITLES = ("ID", "TENANT", "NAME", "SCOPES", "STATE", "LAST USED")
@@ -49,7 +48,7 @@ def run_tenant_create(environment: Mapping[str, str], data: Path, name: str, *, 
     """Makes a tenant if it is missing."""
     checked_identifier(name, "tenant")
     with _ledger(environment, data) as (connection, _):
-        is_new = tenants.ensure(connection, name)
+        is_new = tenants.ensure(connection, name, by_operator())
     if as_json:
         click.echo(json.dumps({"tenant": name, "created": is_new}))
     elif is_new:
@@ -87,9 +86,9 @@ def run_key_create(
         checked_name(name)
     expires_ms = _instant(expires_at)
     with _ledger(environment, data, "key_pepper") as (connection, pepper):
-        is_new = tenants.ensure(connection, tenant)
+        is_new = tenants.ensure(connection, tenant, by_operator())
         key, secret = _made_up(pepper, tenant, scopes, name, expires_ms)
-        made = api_keys.add(connection, key)
+        made = api_keys.add(connection, key, by_operator())
     _show_secret(made, secret, {}, as_json=as_json)
     if is_new:
         _remark(f"Tenant {tenant} is new.")
@@ -119,7 +118,7 @@ def run_key_revoke(environment: Mapping[str, str], data: Path, word: str, *, as_
     """Revokes a key; the tenant's last one as well, because the operator can make another."""
     with _ledger(environment, data) as (connection, _):
         before = _named(connection, word)
-        api_keys.revoke(connection, before.tenant, before.id, keeps_an_admin=False)
+        api_keys.revoke(connection, before.tenant, before.id, by_operator(), keeps_an_admin=False)
         after = _named(connection, before.id)
         nobody_is_left = not api_keys.living_admins(connection, before.tenant)
     told = to_rfc3339(after.revoked_at_ms or 0)
@@ -148,7 +147,7 @@ def run_key_rotate(
                 "--expires-at INSTANT or --expires-at never"
             )
         key, secret = _made_up(pepper, found.tenant, found.scopes, found.name, expires_ms)
-        made, old = api_keys.rotate(connection, found, key, grace_s)
+        made, old = api_keys.rotate(connection, found, key, by_operator(), grace_s)
     _show_secret(made, secret, {"old": old.to_document()}, as_json=as_json)
     _remark(f"The old key {old.id} works until {to_rfc3339(old.expires_at_ms or 0)}.")
 
@@ -159,7 +158,7 @@ def _made_up(
     secret = made_up_key()
     ordered = [scope for scope in api_keys.SCOPES if scope in scopes]
     digest = digest_of(pepper, secret)
-    return NewKey(key_id_of(pepper, secret), tenant, digest, ordered, MAKER, name, expires_ms), secret
+    return NewKey(key_id_of(pepper, secret), tenant, digest, ordered, name, expires_ms), secret
 
 
 def _show_secret(made: ListedKey, secret: str, more: dict[str, Any], *, as_json: bool) -> None:

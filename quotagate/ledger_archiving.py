@@ -15,7 +15,7 @@ from ledger.archive_files import month_of, name_of
 from ledger.archive_readiness import months_to_archive
 from ledger.store import ALL_TENANTS, connect, transaction
 from quota.errors import InvalidRequest, Unsafe
-from quotagate.operator import stores
+from quotagate.operator import by_operator, stores
 
 
 def run_archive(
@@ -29,7 +29,7 @@ def run_archive(
     except OSError as error:
         raise InvalidRequest(f"cannot make {out}: {error.strerror}") from error
     owner = connect(stores(environment, data, "owner_database_url").owner_database_url, pool_size=2)
-    archived, dropped = [], []
+    archived, dropped, by = [], [], by_operator()
     try:
         with archive.alone(owner), _report(is_quiet) as report:
             with transaction(owner, ALL_TENANTS) as connection:
@@ -38,16 +38,16 @@ def run_archive(
                 months = months_to_archive(connection, first_left)
             for month in months:
                 archive.export(owner, month, out, report)
-                manifest = archive.take_out(owner, month, out, report)
+                manifest = archive.take_out(owner, month, out, by, report)
                 archived.append({"month": manifest.month, "entries": manifest.entries, "sha256": manifest.sha256})
                 if drop:
-                    archive.drop(owner, month, out)
+                    archive.drop(owner, month, out, by)
                     dropped.append(name_of(month))
             if drop:
                 with transaction(owner, ALL_TENANTS) as connection:
                     left = [month for month in archive.left_tables(connection) if month < first_left]
                 for month in left:
-                    archive.drop(owner, month, out)
+                    archive.drop(owner, month, out, by)
                     dropped.append(name_of(month))
     finally:
         owner.dispose()

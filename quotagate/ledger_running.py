@@ -26,7 +26,7 @@ from quota.errors import Conflict, InvalidRequest, Unsafe
 from quota.identifiers import checked_identifier
 from quotagate.ledger_export import Output
 from quotagate.ledger_printing import Show
-from quotagate.operator import stores
+from quotagate.operator import by_operator, stores
 from quotagate.plain_commands import DEFAULT_DATA
 
 EXIT_STOPPED = 130
@@ -131,7 +131,7 @@ def _begun(engine: Engine, name: str, asked: dict[str, Any], resume: str | None)
     with transaction(engine, ALL_TENANTS) as connection:
         if resume is None:
             # In one transaction, so that no worker sees it wait.
-            resume = jobs.add(connection, ALL_TENANTS, name, asked, "cli").id
+            resume = jobs.add(connection, ALL_TENANTS, name, asked, by_operator()).id
         job = jobs.take(connection, resume)
     if job.job != name:
         raise InvalidRequest(f"the job {job.id} is not one of {name}: quotagate ledger {job.job} --resume {job.id}")

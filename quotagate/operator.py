@@ -1,6 +1,5 @@
 """What people on call run from a shell. Each command opens the stores itself, so it works while the gateway is down."""
 
-import asyncio
 import getpass
 import json
 import os
@@ -8,7 +7,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console
@@ -18,7 +17,6 @@ from ledger.acts import By
 from quota.errors import Unsafe
 from quota.logs import configure
 from quota.settings import Settings, variable
-from quotagate.catalog_file import read_catalog
 from quotagate.plain_commands import counted
 
 if TYPE_CHECKING:
@@ -64,11 +62,16 @@ def by_operator(reason: str | None = None) -> By:
 def run_reconcile(environment: Mapping[str, str], data: Path, *, corrections: str, as_json: bool) -> int:
     """Reconciles once, with `none`, `guarded` or `all` corrections; how many accounts drifted or were missing."""
     settings = stores(environment, data, "redis_url", "database_url")
+    from ledger import jobs
+    from ledger.store import ALL_TENANTS, transaction
     from quota.collector import spare_the_collector
     from workers.context import open_context
     from workers.reconcile import WHAT_TO_DO, Corrections
 
     held = open_context(settings)
+    if corrections != "none":
+        with transaction(held.engine, ALL_TENANTS) as connection:
+            jobs.note_asked(connection, ALL_TENANTS, by_operator(), "reconcile", {"corrections": corrections})
     spare_the_collector()
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,} accounts"))
     with Progress(*columns, console=Console(stderr=True), disable=as_json or not sys.stderr.isatty()) as progress:
@@ -119,45 +122,3 @@ def _in_words(run: "Reconciliation") -> str:
         f"{run.corrected:,} corrected, {counted(run.undrained_entries, 'entry', 'entries')} not in the ledger yet, "
         f"lag {run.lag_ms} ms, {counted(run.incidents, 'incident')}"
     )
-
-
-def run_catalog_apply(
-    environment: Mapping[str, str], data: Path, file: Path, tenant: str, *, dry_run: bool, as_json: bool
-) -> None:
-    """Applies a catalog file and prints what differs."""
-    settings = stores(environment, data, "redis_url", "database_url")
-    catalog = read_catalog(file)
-    from gateway.app import Gateway
-    from gateway.catalog import apply_catalog
-
-    async def apply() -> dict[str, Any]:
-        gateway = Gateway(settings)
-        try:
-            parts = await gateway.open()
-            return await apply_catalog(gateway.store, parts.admission, tenant, catalog, by_operator(), dry_run=dry_run)
-        finally:
-            await gateway.close()
-
-    result = asyncio.run(apply())
-    if as_json:
-        print(json.dumps(result))
-        return
-    for change in result["changes"]:
-        print(change)
-    if not result["changes"]:
-        print(f"Nothing differs from version {result['version']}.")
-    elif dry_run:
-        print(f"{counted(len(result['changes']), 'change')}, none applied (dry run).")
-    else:
-        print(f"{counted(len(result['changes']), 'change')} applied: version {result['version']}.")
-
-
-def run_catalog_show(environment: Mapping[str, str], data: Path, tenant: str) -> None:
-    settings = stores(environment, data, "database_url")
-    from ledger import catalogs
-    from ledger.store import connect, transaction
-    from quota.catalog import to_document
-
-    with transaction(connect(settings.database_url), tenant) as connection:
-        _, catalog = catalogs.newest(connection, tenant)
-    print(json.dumps(to_document(catalog), indent=2))

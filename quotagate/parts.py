@@ -1,14 +1,20 @@
 """One process of a deployment each: what `quotagate gateway | worker | scheduler | migrate` run."""
 
+import errno
 import os
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
 
+from gateway.handing_over import HandingOver, TakenOver, take_over
+from gateway.listening import listen
 from quota.errors import Unsafe
 from quota.logs import configure
 from quota.settings import Settings
@@ -24,11 +30,20 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "quotagate", *words]
 
 
-def gateway_part(name: str, listener: socket.socket, env: Mapping[str, str], log: Path | None = None) -> Part:
-    """A gateway process on a socket that the parent holds open, so that a restart refuses nobody."""
+def gateway_part(
+    name: str, listener: socket.socket, env: Mapping[str, str], log: Path | None = None, tell_fd: int | None = None
+) -> Part:
+    """A gateway process on a socket that the parent holds open, so that a restart refuses nobody. It writes a byte to
+    `tell_fd` when it serves."""
     fd = listener.fileno()
+    told = [] if tell_fd is None else ["--tell-fd", str(tell_fd)]
     return Part(
-        name=name, argv=command("gateway", "--fd", str(fd)), env=env, pass_fds=(fd,), stop_after_s=STOP_AFTER_S, log=log
+        name=name,
+        argv=command("gateway", "--fd", str(fd), *told),
+        env=env,
+        pass_fds=(fd,) if tell_fd is None else (fd, tell_fd),
+        stop_after_s=STOP_AFTER_S,
+        log=log,
     )
 
 
@@ -42,31 +57,65 @@ def scheduler_part(env: Mapping[str, str], log: Path | None = None) -> Part:
     return Part(name="scheduler", argv=command("scheduler"), env=env, stop_after_s=STOP_AFTER_S, log=log)
 
 
-def run_gateway(environment: Mapping[str, str], fd: int | None) -> int:
-    """Serves; with several processes, as their supervisor."""
+def run_gateway(environment: Mapping[str, str], fd: int | None, tell_fd: int | None) -> int:
+    """Serves; with several processes, as their supervisor. Where a gateway of this user listens on the address already,
+    it takes over from that one."""
     settings = Settings.from_environment(environment, required=("redis_url", "database_url", "key_pepper"))
     from gateway import main
-    from gateway.listening import listen
 
     configure(settings.log_level, "gateway")
     if fd is not None:
         listener = socket.socket(fileno=fd)
         listener.set_inheritable(False)
-        main.serve(settings, listener)
+        main.serve(settings, listener, lambda _: _tell(tell_fd))
         return 0
-    try:
-        listener = listen(settings.host, settings.port)
-    except OSError as error:
-        raise Unsafe(
-            f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): set QUOTAGATE_PORT or QUOTAGATE_HOST"
-        ) from error
+    listener, older = _listener(settings)
+
+    def serving(stop: Callable[[], None]) -> None:
+        if older is not None:
+            older.serving()
+        HandingOver(listener, stop).begin()
+
     if settings.gateway_processes == 1:
-        main.serve(settings, listener)
+        main.serve(settings, listener, serving)
         return 0
     with tempfile.TemporaryDirectory(prefix="quotagate-metrics-") as metrics_dir:
         env = {**environment, "QUOTAGATE_METRICS_DIR": settings.metrics_dir or metrics_dir}
-        parts = [gateway_part(f"gateway-{each}", listener, env) for each in range(settings.gateway_processes)]
+        heard, told = os.pipe()
+        threading.Thread(target=_when_all_serve, args=(heard, settings.gateway_processes, serving), daemon=True).start()
+        parts = [
+            gateway_part(f"gateway-{each}", listener, env, tell_fd=told) for each in range(settings.gateway_processes)
+        ]
         return supervise(parts)
+
+
+def _listener(settings: Settings) -> tuple[socket.socket, TakenOver | None]:
+    """A listening socket; and whom it was taken from, if a gateway of this user has it."""
+    try:
+        return listen(settings.host, settings.port), None
+    except OSError as error:
+        older = take_over(settings.host, settings.port) if error.errno == errno.EADDRINUSE else None
+        if older is not None:
+            structlog.get_logger().info("taking over from a running gateway", host=settings.host, port=settings.port)
+            return older.listener, older
+        raise Unsafe(
+            f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): set QUOTAGATE_PORT or QUOTAGATE_HOST"
+        ) from error
+
+
+def _tell(tell_fd: int | None) -> None:
+    """Says to the parent that this process serves."""
+    if tell_fd is not None:
+        with suppress(OSError):
+            os.write(tell_fd, b"S")
+        os.close(tell_fd)
+
+
+def _when_all_serve(heard: int, processes: int, serving: Callable[[Callable[[], None]], None]) -> None:
+    """Waits until so many processes have said that they serve."""
+    for _ in range(processes):
+        os.read(heard, 1)
+    serving(lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
 def run_worker(environment: Mapping[str, str], role: str | None) -> int:

@@ -37,12 +37,16 @@ def up(host: str | None, port: int | None, data: Path, catalog: Path | None) -> 
 
 @click.command()
 @click.option("--fd", type=int, hidden=True, help="A listening socket that the parent has opened.")
+@click.option("--tell-fd", type=int, hidden=True, help="A pipe to which a byte is written when it serves.")
 @plainly
-def gateway(fd: int | None) -> None:
-    """Serve HTTP."""
+def gateway(fd: int | None, tell_fd: int | None) -> None:
+    """Serve HTTP, and take over from an older gateway.
+
+    One that listens on the same address hands it over without a gap.
+    """
     from quotagate.parts import run_gateway
 
-    sys.exit(run_gateway(os.environ, fd))
+    sys.exit(run_gateway(os.environ, fd, tell_fd))
 
 
 @click.command()

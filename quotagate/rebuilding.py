@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 
 from quota.errors import InvalidRequest
-from quotagate.operator import stores
+from quotagate.operator import by_operator, stores
 from quotagate.plain_commands import counted
 
 
@@ -26,6 +26,8 @@ def run_rebuild(
     if subject is not None and tenant is None:
         raise InvalidRequest("a subject is one of a tenant: say of which with --tenant")
     settings = stores(environment, data, "redis_url", "database_url")
+    from ledger import jobs
+    from ledger.store import ALL_TENANTS, transaction
     from quota.collector import spare_the_collector
     from workers.context import open_context
     from workers.rebuild import Scope
@@ -33,6 +35,10 @@ def run_rebuild(
     held = open_context(settings)
     if shard is not None and shard >= held.rebuild.shard_count:
         raise InvalidRequest(f"there is no shard {shard}: this store has {held.rebuild.shard_count}, counted from 0")
+    asked = {"tenant": tenant, "subject": subject, "shard": shard}
+    with transaction(held.engine, ALL_TENANTS) as connection:
+        told = {name: value for name, value in asked.items() if value is not None}
+        jobs.note_asked(connection, ALL_TENANTS, by_operator(), "rebuild", told)
     spare_the_collector()
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,} accounts"))
     with Progress(*columns, console=Console(stderr=True), disable=as_json or not sys.stderr.isatty()) as progress:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from redis import Redis
 from sqlalchemy import Engine
 
-from ledger import incidents, jobs, outages, overdue, reconciliations, repeats, schema
+from ledger import incidents, jobs, outages, overdue, reconciliations, repeats, schema, stripe
 from ledger.store import ALL_TENANTS, connect, transaction
 from quota.errors import Unsafe
 from quota.journal import Journal
@@ -48,8 +48,8 @@ class Context:
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def forget(self) -> int:
-        """Forgets idempotency keys that are past their time, and outages, reconciliations and jobs of long ago, in many
-        small transactions; how many rows."""
+        """Forgets idempotency keys that are past their time, and outages, reconciliations, jobs and events of Stripe's
+        of long ago, in many small transactions; how many rows."""
         forgotten = 0
         for _ in range(MAX_FORGETTINGS):
             with transaction(self.engine, ALL_TENANTS) as connection:
@@ -57,8 +57,9 @@ class Context:
                 charges = outages.forget(connection)
                 runs = reconciliations.forget(connection)
                 asked = jobs.forget(connection)
-            forgotten += keys + charges + runs + asked
-            if max(keys, charges) < repeats.MAX_FORGOTTEN or self.stopping.is_set():
+                told = stripe.forget(connection)
+            forgotten += keys + charges + runs + asked + told
+            if max(keys, charges, told) < repeats.MAX_FORGOTTEN or self.stopping.is_set():
                 break
         return forgotten
 

@@ -109,7 +109,7 @@ def announce() -> int:
 
 @patient
 def forget() -> int:
-    """Forgets idempotency keys that are past their time, and outages, reconciliations and jobs of long ago."""
+    """Forgets idempotency keys past their time, and outages, reconciliations, jobs and Stripe's events of long ago."""
     return context().forget()
 
 

@@ -29,7 +29,7 @@ def _apply_from_a_shell(system: System, tenant: Tenant, document: dict[str, Any]
     """As another process would: the gateway under test is not told but by Redis."""
     file = folder / "catalog.json"
     file.write_text(json.dumps(document))
-    system.command("catalog", "apply", str(file), "--tenant", tenant.name, "--data", str(system.data))
+    system.command("catalog", "apply", str(file), "--yes", "--tenant", tenant.name, "--data", str(system.data))
 
 
 def test_an_operation_that_was_free_costs_from_the_next_request_on(

@@ -1,18 +1,16 @@
-"""The commands of people on call: doctor, incidents, keys, catalogs."""
+"""The commands of people on call: doctor, incidents, keys."""
 
 import json
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import httpx
 
 from tests.conftest import Tenant
-from tests.system import ROOT, System, eventually
+from tests.system import System, eventually
 
 MakeTenant = Callable[[str | dict[str, Any]], Tenant]
-CREDITS = ROOT / "examples" / "credits.toml"
 
 
 def test_doctor_finds_nothing_in_a_healthy_system_and_says_what_is_unsafe_in_another(system: System) -> None:
@@ -60,27 +58,6 @@ def test_a_key_that_the_command_made_has_the_scopes_that_were_named_and_no_other
     with system.client(made["secret"]) as client:
         assert client.get("/v1/plans").status_code == 200
         assert client.post("/v1/check", json={"subject": "u_1", "metric": "m"}).status_code == 403
-
-
-def test_a_catalog_file_is_compared_then_applied(system: System, make_tenant: MakeTenant, tmp_path: Path) -> None:
-    tenant = make_tenant("credits")
-    assert tenant.consume("u_1", "credits", 36).status_code == 429
-    file = tmp_path / "more.toml"
-    file.write_text(CREDITS.read_text().replace("limit = 35,", "limit = 36,"))
-    words = ("catalog", "apply", str(file), "--tenant", tenant.name, "--data", str(system.data))
-    before = tenant.client.get("/v1/catalog").json()
-    compared = system.command(*words, "--dry-run")
-    assert "plans.free.limits.credits.limit: 35 -> 36" in compared.stdout.splitlines()
-    assert tenant.client.get("/v1/catalog").json() == before
-    applied = system.command(*words, "--json")
-    assert tenant.consume("u_1", "credits", 36).status_code == 200
-    file.write_text('default_plan = "nothing"')
-    refused = system.command(*words, check=False)
-    assert refused.returncode != 0
-    assert len(refused.stderr.splitlines()) == 1
-    assert "default_plan" in refused.stderr
-    assert tenant.consume("u_1", "credits", 1).status_code == 429
-    assert json.loads(applied.stdout)["changes"] == ["plans.free.limits.credits.limit: 35 -> 36"]
 
 
 def test_incidents_are_told_in_words_and_what_to_do(system: System) -> None:

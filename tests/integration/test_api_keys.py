@@ -10,6 +10,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from ledger import api_keys, tenants
+from ledger.acts import By
 from ledger.api_keys import ListedKey, NewKey
 from ledger.store import ALL_TENANTS, connect, transaction
 from quota.errors import Conflict, TooMany, Unsafe
@@ -17,18 +18,19 @@ from quotagate.key_running import run_key_list
 from tests.conftest import Database
 
 HOUR_S = 3_600
+BY = By("cli")
 SOON_MS = int(datetime.now(UTC).timestamp() * 1000) + 3_600_000
 
 
 def new(key_id: str, tenant: str = "t", *scopes: str, expires_at_ms: int | None = None) -> NewKey:
-    return NewKey(key_id, tenant, key_id.encode(), scopes or ("admin",), "cli", f"name of {key_id}", expires_at_ms)
+    return NewKey(key_id, tenant, key_id.encode(), scopes or ("admin",), f"name of {key_id}", expires_at_ms)
 
 
 def make(engine: Engine, *keys: NewKey) -> list[ListedKey]:
     with transaction(engine, ALL_TENANTS) as connection:
         for each in keys:
-            tenants.ensure(connection, each.tenant)
-        return [api_keys.add(connection, each) for each in keys]
+            tenants.ensure(connection, each.tenant, BY)
+        return [api_keys.add(connection, each, BY) for each in keys]
 
 
 def read(engine: Engine, key_id: str) -> ListedKey:
@@ -60,7 +62,7 @@ class TestList:
             connection.execute(text("UPDATE api_keys SET created_at = now() + (right(id, 1) || ' s')::interval"))
             connection.execute(text("UPDATE api_keys SET expires_at = now() - interval '1 s' WHERE id = 'k2'"))
         with transaction(application, ALL_TENANTS) as connection:
-            api_keys.revoke(connection, "t", "k0", keeps_an_admin=True)
+            api_keys.revoke(connection, "t", "k0", BY, keeps_an_admin=True)
             newest = api_keys.newest(connection, None, 3, is_living=False)
             living = api_keys.newest(connection, "t", 3, is_living=True)
             (tenant,) = tenants.listed(connection, None, 10)
@@ -71,7 +73,7 @@ class TestList:
 
     def test_a_tenant_is_made_once(self, application: Engine) -> None:
         with transaction(application, "t") as connection:
-            assert [tenants.ensure(connection, "t") for _ in range(2)] == [True, False]
+            assert [tenants.ensure(connection, "t", BY) for _ in range(2)] == [True, False]
 
     def test_a_tenant_has_no_more_than_so_many_that_live(
         self, application: Engine, monkeypatch: pytest.MonkeyPatch
@@ -81,7 +83,7 @@ class TestList:
         with pytest.raises(TooMany, match="revoke those that nobody uses"):
             make(application, new("k3"))
         with transaction(application, "t") as connection:
-            api_keys.revoke(connection, "t", "k1", keeps_an_admin=True)
+            api_keys.revoke(connection, "t", "k1", BY, keeps_an_admin=True)
         make(application, new("k3"))
 
 
@@ -90,29 +92,29 @@ class TestRevoke:
         make(application, new("k1"), new("k2"))
         for _ in range(2):
             with transaction(application, "t") as connection:
-                assert api_keys.revoke(connection, "t", "k1", keeps_an_admin=True) is not None
+                assert api_keys.revoke(connection, "t", "k1", BY, keeps_an_admin=True) is not None
                 assert set(api_keys.living(connection, ["k1", "k2"])) == {"k2"}
         first = read(application, "k1").revoked_at_ms
         with transaction(application, "t") as connection:
-            api_keys.revoke(connection, "t", "k1", keeps_an_admin=True)
+            api_keys.revoke(connection, "t", "k1", BY, keeps_an_admin=True)
         assert read(application, "k1").revoked_at_ms == first is not None
 
     @pytest.mark.parametrize("scope", ["u", ALL_TENANTS])
     def test_another_tenants_key_is_not_there(self, application: Engine, scope: str) -> None:
         make(application, new("k1"), new("other", "u"))
         with transaction(application, scope) as connection:
-            assert api_keys.revoke(connection, "u", "k1", keeps_an_admin=False) is None
+            assert api_keys.revoke(connection, "u", "k1", BY, keeps_an_admin=False) is None
         assert read(application, "k1").revoked_at_ms is None
 
     def test_the_last_key_that_can_make_others_stays_but_for_the_operator(self, application: Engine) -> None:
         make(application, new("a1"), new("a2"), new("reader", "t", "read"), new("other", "u"))
         with transaction(application, "t") as connection:
-            api_keys.revoke(connection, "t", "a1", keeps_an_admin=True)
+            api_keys.revoke(connection, "t", "a1", BY, keeps_an_admin=True)
         with pytest.raises(Conflict, match="last key with the scope admin"), transaction(application, "t") as own:
-            api_keys.revoke(own, "t", "a2", keeps_an_admin=True)
+            api_keys.revoke(own, "t", "a2", BY, keeps_an_admin=True)
         with transaction(application, "t") as connection:
-            api_keys.revoke(connection, "t", "reader", keeps_an_admin=True)
-            api_keys.revoke(connection, "t", "a2", keeps_an_admin=False)
+            api_keys.revoke(connection, "t", "reader", BY, keeps_an_admin=True)
+            api_keys.revoke(connection, "t", "a2", BY, keeps_an_admin=False)
             assert api_keys.living_admins(connection, "t") == set()
 
     def test_two_keys_that_revoke_each_other_leave_one(self, database: Database, application: Engine) -> None:
@@ -125,7 +127,7 @@ class TestRevoke:
                 together.wait(10)
                 try:
                     with transaction(engine, "t") as connection:
-                        api_keys.revoke(connection, "t", key_id, keeps_an_admin=True)
+                        api_keys.revoke(connection, "t", key_id, BY, keeps_an_admin=True)
                     outcomes.append(True)
                 except Conflict:
                     outcomes.append(False)
@@ -147,7 +149,7 @@ class TestRotate:
         with transaction(engine, ALL_TENANTS) as connection:
             found = api_keys.read(connection, old)
             assert found is not None
-            return api_keys.rotate(connection, found, new(name), grace_s)
+            return api_keys.rotate(connection, found, new(name), BY, grace_s)
 
     def test_both_live_until_the_grace_is_over(self, application: Engine) -> None:
         make(application, new("k1"))
@@ -169,7 +171,7 @@ class TestRotate:
         with pytest.raises(Conflict, match="replaced by k2 already"):
             self.rotated(application, "k1", "k3")
         with transaction(application, "t") as connection:
-            api_keys.revoke(connection, "t", "k2", keeps_an_admin=False)
+            api_keys.revoke(connection, "t", "k2", BY, keeps_an_admin=False)
         self.rotated(application, "k1", "k4", 0)
         with pytest.raises(Conflict, match="revoked or has expired"):
             self.rotated(application, "k1", "k5")

@@ -13,6 +13,7 @@ import redis
 from click.testing import CliRunner, Result
 
 from ledger import jobs
+from ledger.acts import By
 from ledger.store import ALL_TENANTS, transaction
 from quota.errors import Conflict, InvalidRequest, NotFound, TooMany
 from quota.periods import DAY_MS
@@ -177,11 +178,11 @@ def interrupt_after_a_page(output: Output) -> None:
 def test_however_many_commands_were_killed_the_next_one_works(pipeline: Pipeline, ledger: Ledger) -> None:
     with transaction(pipeline.engine, ALL_TENANTS) as connection:
         for _ in range(jobs.MAX_UNFINISHED_JOBS):
-            jobs.take(connection, jobs.add(connection, ALL_TENANTS, "replay", {}, "cli").id)
+            jobs.take(connection, jobs.add(connection, ALL_TENANTS, "replay", {}, By("cli")).id)
     assert pipeline.call(jobs.claim) is None
     assert ledger.run("replay").result["balances"] == ACCOUNTS
     for _ in range(jobs.MAX_UNFINISHED_JOBS):
-        pipeline.call(jobs.add, ALL_TENANTS, "replay", {}, "cli")
+        pipeline.call(jobs.add, ALL_TENANTS, "replay", {}, By("cli"))
     with pytest.raises(TooMany, match="100 jobs are not finished yet"):
         ledger.run("replay")
 

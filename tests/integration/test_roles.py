@@ -17,7 +17,7 @@ from tests.integration.ledger_rows import OTHER_TABLES, TENANTS_TABLES, row_of
 REFUSED = "42501"
 """insufficient_privilege: of a privilege that is missing, and of a row that a policy forbids."""
 CHILD = f"entries_{datetime.now(UTC):%Y_%m}"
-KEPT_FOR_EVER = ["entries", CHILD, "links", "sealed_periods", "incidents", "catalogs"]
+KEPT_FOR_EVER = ["entries", CHILD, "links", "sealed_periods", "incidents", "catalogs", "acts"]
 CHANGES = [
     "UPDATE {} SET {column} = {column}",
     "DELETE FROM {}",
@@ -146,7 +146,13 @@ class TestThePast:
         self, owner: Engine, session: "psycopg.Connection"
     ) -> None:
         before = everything(owner)
-        columns = {"sealed_periods": "used", "catalogs": "version", "incidents": "detail", "links": "hash"}
+        columns = {
+            "sealed_periods": "used",
+            "catalogs": "version",
+            "incidents": "detail",
+            "links": "hash",
+            "acts": "actor",
+        }
         for name in KEPT_FOR_EVER:
             asked = [each.format(name, column=columns.get(name, "amount")) for each in CHANGES]
             assert {each: answer(session, each) for each in asked} == dict.fromkeys(asked, REFUSED)
@@ -283,6 +289,7 @@ class TestTenants:
 
 WEAKENINGS = {
     "GRANT UPDATE ON links TO {role}": "may change the table links, which only grows",
+    "GRANT UPDATE (reason) ON acts TO {role}": "may change the table acts, which only grows",
     "GRANT DELETE ON sealed_periods TO quotagate_app": "may change the table sealed_periods",
     f"GRANT SELECT ON {CHILD} TO {{role}}": f"may reach into the table {CHILD}",
     f"GRANT UPDATE ON {CHILD} TO PUBLIC": f"may reach into the table {CHILD}",

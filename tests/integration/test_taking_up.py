@@ -8,6 +8,7 @@ import redis
 from sqlalchemy import text
 
 from ledger import jobs
+from ledger.acts import By
 from ledger.jobs import Job
 from ledger.replay import Step
 from ledger.store import ALL_TENANTS, transaction
@@ -22,7 +23,7 @@ DEADLINE_S = 30.0
 
 
 def ask(pipeline: Pipeline, job: str = "count", tenant: str = "t", **arguments: Any) -> Job:
-    return pipeline.call(jobs.add, tenant, job, arguments, "test")
+    return pipeline.call(jobs.add, tenant, job, arguments, By("test"))
 
 
 def read(pipeline: Pipeline, job: Job) -> Job:

@@ -56,6 +56,12 @@ def test_every_alert_has_a_name_of_its_own() -> None:
     assert len(set(names)) == len(names) > 10
 
 
+def test_the_page_for_people_on_call_has_every_alert_and_no_other() -> None:
+    page = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| `(Quotagate\w+)` \| (\w+) \| .+ \|$", page, re.MULTILINE)
+    assert told == [(rule["alert"], rule["labels"]["severity"]) for rule in RULES]
+
+
 @pytest.mark.parametrize("metric", ["quotagate_incidents", "quotagate_mass_drift", "quotagate_drain_lag_seconds"])
 def test_what_must_wake_somebody_has_an_alert(metric: str) -> None:
     assert any(metric in rule["expr"] for rule in RULES)

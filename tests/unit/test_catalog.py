@@ -85,15 +85,22 @@ CONTRADICTIONS = [
 ]
 
 WRONG_TYPES = [
-    ("limit = 35", "limit = 35.0", "plans.free.limits.credits: Expected `int | null`, got `float` - at `$.limit`"),
-    ("limit = 35", "limit = true", "plans.free.limits.credits: Expected `int | null`, got `bool` - at `$.limit`"),
-    ("limit = 35", "limti = 35", "plans.free.limits.credits: Object contains unknown field `limti`"),
-    ('"month", caps', '"hour", caps', "plans.pro.limits.credits: Invalid enum value 'hour' - at `$.period`"),
-    ("rank = 1", 'rank = "1"', "plans.pro: Expected `int`, got `str` - at `$.rank`"),
-    ("charges =", "charge =", "operations.create_reel: Object contains unknown field `charge`"),
-    ("adds.credits", "add.credits", "add_ons.extra: Object contains unknown field `add`"),
-    ("default_plan", "default_plans", "document: Object contains unknown field `default_plans`"),
-    ('"level"', '"gauge"', "metrics.projects: Invalid enum value 'gauge' - at `$.kind`"),
+    ("limit = 35", "limit = 35.0", "plans.free.limits.credits.limit: write a whole number, not 35.0"),
+    ("limit = 35", "limit = true", "plans.free.limits.credits.limit: write a whole number, not true"),
+    ("limit = 35", "limti = 35", "plans.free.limits.credits.limti: no such key; did you mean limit?"),
+    (
+        '"month", caps',
+        '"hour", caps',
+        'plans.pro.limits.credits.period: write "day" or "week" or "month" or "year", not',
+    ),
+    ("day = 200", 'day = "200"', 'plans.pro.limits.credits.caps.day: write a whole number, not "200"'),
+    ("rank = 1", 'rank = "1"', 'plans.pro.rank: write a whole number, not "1"'),
+    ("charges =", "charge =", "operations.create_reel.charge: no such key; did you mean charges?"),
+    ("adds.credits", "add.credits", "add_ons.extra.add: no such key; did you mean adds?"),
+    ("default_plan", "default_plans", "default_plans: no such key; did you mean default_plan?"),
+    ('"level"', '"levle"', 'metrics.projects.kind: write "counter" or "level", not "levle"; did you mean level?'),
+    ('unit = "credit"', "warn_at_pct = 80", "metrics.credits.warn_at_pct: write a list, not 80"),
+    ('unit = "credit"', "colour = 1", "metrics.credits.colour: no such key; write one of"),
 ]
 
 
@@ -117,7 +124,8 @@ def test_a_contradiction_is_refused_with_its_path_and_what_to_write(old: str, ne
 
 @pytest.mark.parametrize(("old", "new", "expected"), WRONG_TYPES)
 def test_a_wrong_type_is_refused_with_its_path(old: str, new: str, expected: str) -> None:
-    assert errors_of(replaced(old, new)) == [expected]
+    (error,) = errors_of(replaced(old, new))
+    assert error.startswith(expected)
 
 
 def test_all_contradictions_are_told_at_once() -> None:
@@ -135,9 +143,9 @@ def test_all_contradictions_are_told_at_once() -> None:
 def test_all_wrong_types_are_told_at_once() -> None:
     document = SOUND.replace("limit = 35", "limit = 1.5").replace("rank = 1", "rank = true").replace('"free"', "7")
     assert [error.partition(":")[0] for error in errors_of(document)] == [
-        "document",
-        "plans.free.limits.credits",
-        "plans.pro",
+        "default_plan",
+        "plans.free.limits.credits.limit",
+        "plans.pro.rank",
     ]
 
 

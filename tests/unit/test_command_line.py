@@ -36,6 +36,7 @@ WORDS = {
     "key create": ["--scope", "read"],
     "key revoke": ["0123456789ab"],
     "key rotate": ["0123456789ab"],
+    "ledger explain": ["12.1-17"],
     "ledger replay": ["--at", "2026-01-01T00:00:00Z"],
     "ledger balance": ["--tenant", "default", "--subject", "u_1"],
     "ledger simulate": ["--catalog", str(ROOT / "examples" / "credits.toml"), "--from", "2026-01-01T00:00:00Z"],

@@ -19,6 +19,7 @@ GOOD: list[tuple[str, str, Any]] = [
     ("DURABILITY", "always", "always"),
     ("ADMIN_KEY", "12345678", "12345678"),
     ("SHARDS", "1024", 1024),
+    ("STRIPE_WEBHOOK_SECRETS", "a=whsec_12345678, b=whsec_abcdefgh", "a=whsec_12345678, b=whsec_abcdefgh"),
 ]
 BAD = [
     ("REDIS_URL", "http://host"),
@@ -38,6 +39,12 @@ BAD = [
     ("ADMIN_KEY", "short"),
     ("ADMIN_KEY", "with a space in it"),
     ("ADMIN_KEY", "ünïcode-key"),
+    ("STRIPE_WEBHOOK_SECRETS", "whsec_12345678"),
+    ("STRIPE_WEBHOOK_SECRETS", "a=sk_live_12345678"),
+    ("STRIPE_WEBHOOK_SECRETS", "a=whsec_12345678,"),
+    ("STRIPE_WEBHOOK_SECRETS", "a tenant=whsec_12345678"),
+    ("STRIPE_WEBHOOK_SECRETS", "a=whsec_12345678,b=whsec_12345678"),
+    ("STRIPE_WEBHOOK_SECRETS", ",".join(f"a=whsec_{number:08}" for number in range(101))),
 ]
 
 
@@ -56,7 +63,10 @@ def test_a_bad_value_is_told_with_its_variable_and_what_it_must_be(name: str, te
         Settings.from_environment({f"QUOTAGATE_{name}": text})
 
 
-@pytest.mark.parametrize(("name", "text"), [("ADMIN_KEY", "short"), ("KEY_PEPPER", "a secret ü")])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("ADMIN_KEY", "short"), ("KEY_PEPPER", "a secret ü"), ("STRIPE_WEBHOOK_SECRETS", "whsec_12345678")],
+)
 def test_a_secret_is_never_shown_in_the_complaint(name: str, text: str) -> None:
     with pytest.raises(Unsafe) as refused:
         Settings.from_environment({f"QUOTAGATE_{name}": text})
@@ -103,3 +113,10 @@ def test_every_setting_says_what_it_means_and_has_a_default_that_it_would_take()
         assert variable(each.name) == f"QUOTAGATE_{each.name.upper()}"
         if each.default != "":
             assert each.metadata["parse"](str(each.default)) == each.default, each.name
+
+
+def test_webhook_secrets_are_pairs_of_a_tenant_and_one_of_its_secrets() -> None:
+    text = "a=whsec_12345678, a=whsec_23456789,b@x=whsec_base64=="
+    found = Settings.from_environment({"QUOTAGATE_STRIPE_WEBHOOK_SECRETS": text}).webhook_secrets
+    assert found == [("a", "whsec_12345678"), ("a", "whsec_23456789"), ("b@x", "whsec_base64==")]
+    assert Settings().webhook_secrets == []
