@@ -105,7 +105,7 @@ def _of_plan(path: str, name: str, before: Plan, after: Plan) -> Iterator[Effect
     for field in after.__struct_fields__:
         values = getattr(before, field), getattr(after, field)
         if field != "limits" and values[0] != values[1]:
-            yield Effect(f"{path}.{field}", path, field, versus(*map(value_words, values)), concerned=on_it)
+            yield Effect(f"{path}.{field}", path, field, versus(*map(value_words, values)))  # changes no limit
 
 
 def _lowered(before: Limit, after: Limit) -> int | None:
@@ -133,15 +133,21 @@ def _of_add_ons(old: Catalog, new: Catalog) -> Iterator[Effect]:
             yield Effect(path, "add_ons", name, f"new: {amounts_words(after.adds)}")
         elif before is not None and after is None:
             yield Effect(path, "add_ons", name, f"removed: {amounts_words(before.adds)}", True, Concerned(add_on=name))
-        elif before != after and before is not None and after is not None:
-            words = versus(_add_on_words(before), _add_on_words(after))
+        elif before is not None and after is not None:
+            yield from _of_add_on(path, name, before, after)
+
+
+def _of_add_on(path: str, name: str, before: AddOn, after: AddOn) -> Iterator[Effect]:
+    for field in after.__struct_fields__:
+        values = getattr(before, field), getattr(after, field)
+        if values[0] == values[1]:
+            continue
+        if field == "adds":
+            words = versus(amounts_words(before.adds), amounts_words(after.adds))
             fewer = any(after.adds.get(metric, 0) < amount for metric, amount in before.adds.items())
             yield Effect(path, "add_ons", name, words, fewer, Concerned(add_on=name))
-
-
-def _add_on_words(add_on: AddOn) -> str:
-    others = [value_words(getattr(add_on, field)) for field in add_on.__struct_fields__ if field != "adds"]
-    return ", ".join([amounts_words(add_on.adds), *(each for each in others if each != "none")])
+        else:  # what it costs and how it is sold changes no limit
+            yield Effect(f"{path}.{field}", "add_ons", name, f"{field}: {versus(*map(value_words, values))}")
 
 
 def _of_metrics(old: Catalog, new: Catalog) -> Iterator[Effect]:

@@ -40,9 +40,9 @@ def up(host: str | None, port: int | None, data: Path, catalog: Path | None) -> 
 @click.option("--tell-fd", type=int, hidden=True, help="A pipe to which a byte is written when it serves.")
 @plainly
 def gateway(fd: int | None, tell_fd: int | None) -> None:
-    """Serve HTTP, and take over from an older gateway.
+    """Serve HTTP; takes over from one at the same address.
 
-    One that listens on the same address hands it over without a gap.
+    Without a gap: see docs/upgrade.md.
     """
     from quotagate.parts import run_gateway
 

@@ -42,20 +42,22 @@ def changed_under(settings: Settings, connection: "redis.Redis", accounts: int) 
 
 
 async def _changed(settings: Settings, connection: "redis.Redis", accounts: int) -> Changed:
-    gateway = Gateway(settings)
+    # One serves and has read the old catalog, the other applies the new one.
+    gateway, other = Gateway(settings), Gateway(settings)
     try:
-        parts = await gateway.open()
-        await _apply(gateway, parts, BEFORE)
+        parts, others = await gateway.open(), await other.open()
+        await _apply(other, others, BEFORE)
         used = await _touched(parts, Mode.CONSUME, 1, accounts)
         assert used == {(BEFORE, 1): accounts}
         kept, before = _hashes(connection, parts, accounts), _commands(connection)
-        await _apply(gateway, parts, AFTER)
+        await _apply(other, others, AFTER)
         after = _commands(connection)
         spent = {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)}
         written = sum(one != other for one, other in zip(kept, _hashes(connection, parts, accounts), strict=True))
         return Changed(spent, written, await _touched(parts, Mode.CHECK, 1, accounts))
     finally:
         await gateway.close()
+        await other.close()
 
 
 async def _apply(gateway: Gateway, parts: Parts, limit: int) -> None:
