@@ -164,6 +164,20 @@ _partitions_reach_ahead = text(
 )
 
 
+SHOWN = ("archive_mode", "fsync", "full_page_writes", "synchronous_commit")
+_shown = text("SELECT name, setting FROM pg_settings WHERE name = ANY(:names)")
+
+
+def settings_shown(connection: Connection) -> dict[str, str]:
+    """The server's settings on which it depends whether what is committed is kept, as they hold on this connection."""
+    return {row.name: row.setting for row in connection.execute(_shown, {"names": list(SHOWN)})}
+
+
+def clock_s(connection: Connection) -> float:
+    """The server's clock, as a Unix time."""
+    return float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+
+
 def make_partitions(connection: Connection, months_ahead: int = 12) -> int:
     """Makes the months' partitions that are missing; how many it made."""
     return int(connection.execute(text("SELECT make_partitions(:ahead)"), {"ahead": months_ahead}).scalar_one())

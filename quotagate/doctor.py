@@ -5,6 +5,7 @@ Each look is taken by itself, so that whatever is away hides nothing of the rest
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from quota.errors import CountersUnavailable, QuotagateError
 from quota.settings import Settings
+from quotagate import soundness
 from quotagate.operator import stores
 from quotagate.plain_commands import counted
 
@@ -79,10 +81,12 @@ async def _findings(settings: Settings, incidents_h: int) -> list[str]:
         of_counters, of_ledger = await _told(_counters, looked), await _told(_ledger, looked)
         looks: list[Look] = []
         if not of_ledger:  # one that is not this version's cannot be asked for more, nor can one that is away
-            looks += [_left_to_do, _incidents, _reconciled, _unsealed]
+            looks += [_durable, _left_to_do, _incidents, _reconciled, _unsealed]
         if not of_counters and not of_ledger:
             looks[:0] = [_belong_together, _journal]
-        found = of_counters + of_ledger
+        if not of_counters and not of_ledger:
+            looks.append(_clocks)
+        found = _settings(settings) + of_counters + of_ledger
         for look in looks:
             found += await _told(look, looked)
         return found
@@ -101,7 +105,12 @@ async def _counters(looked: Looked) -> list[str]:
     from quota import safety
 
     info, appendfsync = await looked.gateway.looking.info()
-    return safety.complaints(info, appendfsync, looked.settings.durability)
+    found = safety.complaints(info, appendfsync, looked.settings.durability)
+    return found + list(soundness.of_counters(info, looked.settings.journal_entries))
+
+
+def _settings(settings: Settings) -> list[str]:
+    return [*soundness.of_settings(settings), *map(Note, soundness.notes_of_settings(settings))]
 
 
 async def _ledger(looked: Looked) -> list[str]:
@@ -109,6 +118,25 @@ async def _ledger(looked: Looked) -> list[str]:
     from ledger.store import ALL_TENANTS
 
     return await looked.gateway.store.run(ALL_TENANTS, schema.complaints)
+
+
+async def _durable(looked: Looked) -> list[str]:
+    """Whether Postgres keeps what it has committed."""
+    from ledger import schema
+    from ledger.store import ALL_TENANTS
+
+    shown = await looked.gateway.store.run(ALL_TENANTS, schema.settings_shown)
+    return [*soundness.of_ledger(shown), *map(Note, soundness.notes_of_ledger(shown, looked.settings))]
+
+
+async def _clocks(looked: Looked) -> list[str]:
+    from ledger import schema
+    from ledger.store import ALL_TENANTS
+
+    redis_s = await looked.gateway.looking.now_ms() / 1000
+    here_s = time.time()
+    postgres_s = await looked.gateway.store.run(ALL_TENANTS, schema.clock_s)
+    return list(soundness.of_clocks(redis_s, postgres_s, here_s))
 
 
 async def _belong_together(looked: Looked) -> list[str]:

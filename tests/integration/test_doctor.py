@@ -186,6 +186,26 @@ def test_a_redis_whose_clock_is_wrong_does_not_make_a_worker_idle(
         return int(time.time() - 7_200) * 1000
 
     monkeypatch.setattr(Looking, "now_ms", two_hours_ago)
+    of_postgres, of_this_machine = doctor()
+    assert of_postgres.startswith("Postgres's clock is 720") and "s ahead of Redis's" in of_postgres
+    assert of_this_machine.startswith("this machine's clock is 720") and "have NTP set" in of_this_machine
+
+
+def test_what_works_and_is_unsafe_all_the_same_is_told_of_real_servers(
+    doctor: Doctor, connection: "redis.Redis", owner: Engine
+) -> None:
+    used = int(connection.info("memory")["used_memory"])
+    name = owner.url.database
+    connection.config_set("maxmemory", used + used // 10)
+    do(owner, f'ALTER DATABASE "{name}" SET synchronous_commit = off')
+    try:
+        of_secret, of_budget, of_room, of_commits = doctor(key_pepper="change-this-pepper", journal_entries="5000000")
+    finally:
+        connection.config_set("maxmemory", 0)
+        do(owner, f'ALTER DATABASE "{name}" RESET synchronous_commit')
+    assert "QUOTAGATE_KEY_PEPPER is one that everybody knows" in of_secret
+    assert "raise maxmemory" in of_budget and "% of its maxmemory" in of_room
+    assert "synchronous_commit is off" in of_commits
     assert doctor() == []
 
 
