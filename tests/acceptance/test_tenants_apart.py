@@ -109,7 +109,7 @@ class Theirs:
         ]
 
     def is_told_in(self, answer: httpx.Response) -> bool:
-        words = ("theirs", self.tenant.name, self.key_id, self.job, self.gift, self.hold, f'"{self.receipt}"')
+        words = ("theirs", self.tenant.name, self.key_id, self.job, self.gift, f'"{self.hold}"', f'"{self.receipt}"')
         asked = answer.request.url.path  # a problem says what was asked for
         return any(word in answer.text and word not in asked for word in words)
 

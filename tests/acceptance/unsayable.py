@@ -56,7 +56,7 @@ ROWS = [
     ),
     Unsayable({"WriteSubscription"}, "the catalog has no add-on", "what the catalog has"),
     Unsayable(
-        {"ListPlans", "ListApiKeys", "ListCatalogVersions", "ListOverrides", *REPORTS},
+        {"ListPlans", "ListApiKeys", "ListCatalogVersions", "ListOverrides", "ListActs", *REPORTS},
         "cursor is not one that this list has given out",
         "what was given out",
     ),
