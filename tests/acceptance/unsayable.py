@@ -39,11 +39,20 @@ class Unsayable(NamedTuple):
 
 
 ROWS = [
-    Unsayable(REPEATABLE | {"GiveGrant"}, "IDEMPOTENCY_KEY_REUSED", "whether a key was used before"),
-    Unsayable(REPEATABLE - {"ReleaseReservation"}, "metadata may take 2048 bytes at most", "the size of a whole"),
+    Unsayable(
+        REPEATABLE | {"GiveGrant", "GiveGift", "CorrectCounter"},
+        "IDEMPOTENCY_KEY_REUSED",
+        "whether a key was used before",
+    ),
+    Unsayable(
+        REPEATABLE - {"ReleaseReservation"} | {"CorrectCounter"},
+        "metadata may take 2048 bytes at most",
+        "the size of a whole",
+    ),
     Unsayable({"Consume", "Check", "ConsumeBatch"}, "quantity is too large: it would charge more", "a price"),
     Unsayable({"ConsumeBatch"}, "an atomic batch is for one subject", "that two members are equal"),
     Unsayable({"ConsumeBatch"}, "together the items ask for more than", "a sum"),
+    Unsayable({"GiveGift"}, "from and to are the same subject", "that two members are not equal"),
     Unsayable({"Refund"}, "this receipt charges several metrics", "what a receipt names"),
     Unsayable({"Release", "WriteLevel"}, "is counted by period and not held", "what the catalog says of a metric"),
     Unsayable({"GiveGrant", "CreateApiKey", "WriteOverride"}, "expires_at lies in the past", "what time it is"),
