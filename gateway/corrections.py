@@ -58,8 +58,8 @@ async def correct_counter(
     (charged,) = decision(demand, admission.shard_of(tenant, subject), reply).charges
     if reply.outcome is Outcome.BELOW_ZERO:
         raise BelowZero(
-            f"{subject} has used {charged.used} of {data.metric}: {data.change} would leave less than nothing; "
-            f"correct it by -{charged.used} at most",
+            f"{subject} has used {charged.used} of {data.metric}: {data.change} would leave less than nothing"
+            + (f"; correct it by -{charged.used} at most" if charged.used else ""),
             subject=subject,
             metric=data.metric,
             used=charged.used,

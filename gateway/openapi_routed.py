@@ -146,7 +146,7 @@ ROUTED = {
         (*_OF_WRITING, 404, 409, 422),
         links={"status": _OF_SUBJECT["status"]},
         body="CorrectionRequest",
-        examples={"counted twice": {"metric": "credits", "change": -5, "reason": "a job was counted twice"}},
+        examples={"not counted": {"metric": "credits", "change": 5, "reason": "a job that nobody counted"}},
         has_key=True,
     ),
     ("/v1/gifts", "post"): Routed(

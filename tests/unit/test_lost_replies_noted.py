@@ -26,7 +26,7 @@ KEYED: dict[str, Any] = {"idempotency_key": "k", "route": "consume", "fingerprin
 @pytest.mark.parametrize("mode", list(Mode))
 def test_only_what_can_be_undone_and_has_no_key_is_looked_for(scene: Scene, mode: Mode) -> None:
     steps = [lost_step(mode=mode), lost_step(mode=mode, **KEYED), step(replace(DEMAND, mode=mode), (), 3, 1)]
-    assert len(scene.heard_of(steps)) == (1 if mode in {Mode.CONSUME, Mode.HOLD, Mode.GIVE} else 0)
+    assert len(scene.heard_of(steps)) == (1 if mode in {Mode.CONSUME, Mode.HOLD, Mode.GIVE, Mode.ADJUST} else 0)
 
 
 @pytest.mark.parametrize("keyed", [{}, KEYED])
