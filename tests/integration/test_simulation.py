@@ -94,7 +94,9 @@ def test_a_grant_that_was_given_before_anything_is_read_gives_what_was_left_of_i
     )
     pipeline.call(lambda connection: connection.execute(granted))
     window = pipeline.clocked.window()
-    consume(pipeline, "u", 16, limit=10, grants=(GrantState(7, 0, None, 20),), grant_entries={7: (kind, b"")}, period=window)
+    consume(
+        pipeline, "u", 16, limit=10, grants=(GrantState(7, 0, None, 20),), grant_entries={7: (kind, b"")}, period=window
+    )
     pipeline.clocked.roll(window)
     begins_ms = pipeline.clocked.now_ms() + 40 * DAY_MS
     pipeline.clocked.set_clock(begins_ms)
