@@ -36,7 +36,7 @@ def run_incidents(
         if named in WHAT_TO_DO:
             click.echo(f"{named}: {WHAT_TO_DO[named]}")
     if not found:
-        click.echo(f"No incidents in the last {hours} hours.")
+        click.echo(f"No incidents in the last {counted(hours, 'hour')}.")
     elif len(found) == limit:
         click.echo(f"The newest {limit:,} are shown; --limit shows more.")
     return len(found)
