@@ -69,7 +69,7 @@ _told = text(
     SELECT :month, tenant, subject, metric, 'told', CAST(substr(detail, 7) AS bigint), period_kind, period_start,
            min(plan), 0, count(*), max(shard), min(epoch), min(n)
     FROM entries
-    WHERE occurred_at >= :since AND occurred_at < :till AND kind = 'grant' AND detail ~ '^grant:[0-9]+$'
+    WHERE occurred_at >= :since AND occurred_at < :till AND kind IN ('grant', 'gift') AND detail ~ '^grant:[0-9]+$'
     GROUP BY tenant, subject, metric, detail, period_kind, period_start
     """
 )

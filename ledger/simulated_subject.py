@@ -246,9 +246,11 @@ class SimulatedSubject:
         account.correct(max(row.change, -account.used), self._now_ms)  # a reconciliation's change is 0
 
     def _gift(self, row: Any) -> None:
+        if row.detail.startswith("grant:"):  # received
+            self._grant(row)
+            return
         account = self._accounts[row.metric]
-        if (row.detail or "").startswith("gift:"):  # what was received comes as a grant
-            account.give_away(min(row.amount, account.spare_of_grants()))
+        account.give_away(min(row.amount, account.spare_of_grants()))
 
     def _grant(self, row: Any) -> None:
         grant_id = int(row.detail.removeprefix("grant:"))

@@ -120,7 +120,7 @@ _grants = text(
     FROM grants g LEFT JOIN LATERAL (
         SELECT e.plan, true AS is_told FROM entries e
         WHERE (e.tenant, e.subject, e.metric) = (g.tenant, g.subject, g.metric)
-          AND e.kind = 'grant' AND e.detail = concat('grant:', g.id) AND e.occurred_at < :since
+          AND e.kind IN ('grant', 'gift') AND e.detail = concat('grant:', g.id) AND e.occurred_at < :since
         UNION ALL
         SELECT c.plan, true FROM carried c
         WHERE (c.tenant, c.subject, c.metric, c.what, c.grant_id) = (g.tenant, g.subject, g.metric, 'told', g.id)

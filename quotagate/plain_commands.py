@@ -37,10 +37,10 @@ def plainly(command: Callable[P, T]) -> Callable[P, T]:
         try:
             return command(*args, **kwargs)
         except (QuotagateError, EmbeddedServerError, DataInUseError, PartError) as error:
+            is_outage = isinstance(error, LedgerUnavailable | CountersUnavailable)
             for line in str(error).splitlines():
-                click.echo(f"quotagate: {line}", err=True)
-            if isinstance(error, LedgerUnavailable | CountersUnavailable):
-                click.echo("quotagate: `quotagate doctor` says what is wrong", err=True)
+                hint = "; `quotagate doctor` says what is wrong" if is_outage else ""
+                click.echo(f"quotagate: {line}{hint}", err=True)
             sys.exit(EXIT_FAILED)
         except RedisError as error:
             click.echo(f"quotagate: Redis: {first_line(error)}; `quotagate doctor` says what is wrong", err=True)

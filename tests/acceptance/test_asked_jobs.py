@@ -115,7 +115,7 @@ class TestRoutes:
             ({"job": "simulate", "catalog": STRICTER, "from": STRETCH["to"], "to": STRETCH["to"]}, "before"),
             ({"job": "simulate", "catalog": {"plans": 5}, **STRETCH}, "plans"),
             ({"job": "simulate", "catalog": {"default_plan": "none"}, **STRETCH}, "no such plan"),
-            ({"job": "simulate", "catalog": "free", **STRETCH}, "catalog: expected `object`"),
+            ({"job": "simulate", "catalog": "free", **STRETCH}, "catalog: document: write a table"),
         ],
     )
     def test_what_cannot_be_understood_is_refused_and_queues_nothing(

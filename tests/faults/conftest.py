@@ -189,8 +189,10 @@ def used(client: httpx.Client, subject: str, metric: str = "units") -> int:
 
 
 def kinds(system: System, subjects: str) -> dict[str, int]:
-    """How many entries of each kind the ledger has of these subjects."""
-    rows = system.sql("SELECT kind, count(*) FROM entries WHERE subject LIKE %s GROUP BY kind", subjects)
+    """How many entries of each kind the ledger has of these subjects, but for those that opened their accounts."""
+    rows = system.sql(
+        "SELECT kind, count(*) FROM entries WHERE subject LIKE %s AND kind <> 'open' GROUP BY kind", subjects
+    )
     return dict(rows)
 
 

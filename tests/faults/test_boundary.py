@@ -55,7 +55,9 @@ def test_two_gateways_whose_clocks_are_5_s_apart_count_each_request_in_the_perio
         assert counted[subject, False] > 0 and counted[subject, True] > 0
         with faulty.client() as client:
             assert used(client, subject) == counted[subject, True]
-    closes = faulty.sql("SELECT subject, used_after FROM entries WHERE subject LIKE 'edge-%%' AND kind = 'close'")
+    closes = faulty.sql(
+        "SELECT subject, used_after FROM entries WHERE subject LIKE 'edge-%%' AND metric = 'units' AND kind = 'close'"
+    )
     assert sorted(closes) == sorted((subject, counted[subject, False]) for subject in SUBJECTS)
 
 

@@ -106,7 +106,7 @@ def _ends_of_words(step: Step) -> str:
         return "did not answer in time"
     if step.record_key is not None:
         return "send it again under the same key"
-    if step.mode in {Mode.CONSUME, Mode.HOLD, Mode.GIVE}:
+    if step.mode in {Mode.CONSUME, Mode.HOLD, Mode.GIVE, Mode.ADJUST}:
         return "whatever was charged without an answer is taken back"
     return "look before you send it again, or send it under an idempotency key"
 

@@ -200,7 +200,8 @@ class TestVerification:
         pipeline.shard.run(protocol.begin_epoch(3, 1, ""))
         for words in ("consume 1 1 1", "consume 1 1 7", f"correct 5 0 {corrected}", f"consume 1 1 {corrected + 1}"):
             kind, *figures = words.split(" ")
-            pipeline.put(f"{kind} {{now}} {' '.join(figures)} 1 1 - - - {{account}} {{window}}")
+            detail = "was:9" if kind == "correct" else "-"
+            pipeline.put(f"{kind} {{now}} {' '.join(figures)} 1 1 {detail} - - {{account}} {{window}}")
         pipeline.drained()
         assert [each["entry"] for each in verified(pipeline)["differences"]] == wrong
 

@@ -84,14 +84,19 @@ def test_what_was_used_before_the_stretch_in_its_window_counts(pipeline: Pipelin
     assert simulate(pipeline, 8, to_ms=begins_ms)[0]["denied"] == 1
 
 
-def test_a_grant_that_was_given_before_anything_is_read_gives_what_was_left_of_it(pipeline: Pipeline) -> None:
+@pytest.mark.parametrize("kind", ["grant", "gift"])
+def test_a_grant_that_was_given_before_anything_is_read_gives_what_was_left_of_it(
+    pipeline: Pipeline, kind: str
+) -> None:
     granted = text(
         "INSERT INTO grants (id, tenant, subject, metric, amount, priority, created_by) "
         "OVERRIDING SYSTEM VALUE VALUES (7, 't', 'u', 'm', 20, 0, 'test')"
     )
     pipeline.call(lambda connection: connection.execute(granted))
     window = pipeline.clocked.window()
-    consume(pipeline, "u", 16, limit=10, grants=(GrantState(7, 0, None, 20),), period=window)
+    consume(
+        pipeline, "u", 16, limit=10, grants=(GrantState(7, 0, None, 20),), grant_entries={7: (kind, b"")}, period=window
+    )
     pipeline.clocked.roll(window)
     begins_ms = pipeline.clocked.now_ms() + 40 * DAY_MS
     pipeline.clocked.set_clock(begins_ms)

@@ -237,10 +237,11 @@ class TestWhatFollows:
         history.add("consume", 1, "level")
         assert denials(simulated(history)) == {("level", "limit"): (1, 1)}
 
-    def test_a_grant_gives_room_from_its_entry(self) -> None:
+    @pytest.mark.parametrize("kind", ["grant", "gift"])
+    def test_a_grant_gives_room_from_its_entry(self, kind: str) -> None:
         history = History()
         history.add("consume", 11)
-        history.add("grant", 5, detail="grant:7")
+        history.add(kind, 5, detail="grant:7")
         history.add("consume", 15)
         history.add("consume", 1)
         assert denials(simulated(history)) == {("m", "limit"): (2, 12)}
