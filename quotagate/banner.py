@@ -27,8 +27,10 @@ def examples(catalog: Catalog) -> tuple[str | None, str | None, int]:
     return (None if catalog.default_plan else plan), next(iter(limits), None), 2**53 - 1
 
 
-def show(out: TextIO, *, address: str, admin_key: str, catalog: Catalog, data: Path, took_s: float) -> None:
-    """Prints it all."""
+def show(
+    out: TextIO, *, address: str, admin_key: str, catalog: Catalog, kept: str | None, data: Path, took_s: float
+) -> None:
+    """Prints it all; `kept` says that a catalog was given, and another holds."""
     plan, metric, too_many = examples(catalog)
     lines = [
         "",
@@ -39,8 +41,10 @@ def show(out: TextIO, *, address: str, admin_key: str, catalog: Catalog, data: P
         f"  data       {data}  (urls.json, logs/)",
         "",
     ]
+    if kept is not None:
+        lines += [kept, ""]
     if metric is None:
-        lines += ["The catalog is empty: start with --catalog examples/credits.toml, or PUT /v1/catalog.", ""]
+        lines += ["The catalog is empty: `quotagate catalog apply examples/credits.toml`, or PUT /v1/catalog.", ""]
     else:
         subject = "user_1"
         if plan is not None:

@@ -20,7 +20,11 @@ from quotagate.plain_commands import json_option, plainly
     show_default=True,
     help="Folder for everything that is kept.",
 )
-@click.option("--catalog", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="TOML or JSON to apply.")
+@click.option(
+    "--catalog",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="TOML or JSON to apply where there is no catalog yet.",
+)
 @plainly
 def up(host: str | None, port: int | None, data: Path, catalog: Path | None) -> None:
     """Start everything on this machine; Ctrl-C stops it.

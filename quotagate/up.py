@@ -13,13 +13,14 @@ from typing import Any
 
 from sqlalchemy import make_url
 
-from quota.catalog import Catalog, parse_json, to_document
+from quota.catalog import Catalog, difference, parse_json, to_document
 from quota.errors import Unsafe
 from quota.settings import Settings, variable
 from quotagate import banner, parts
 from quotagate.catalog_file import read_catalog
 from quotagate.data_folder import kept_password, lock_data, remembered_port, write_private
 from quotagate.embedded import EmbeddedPostgres, valkey_part, valkey_url
+from quotagate.plain_commands import counted
 from quotagate.supervisor import Supervisor
 
 READY_AFTER_S = 60.0
@@ -68,7 +69,7 @@ class Up:
             address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
             self._wait_until_ready(address)
             admin_key = env[variable("admin_key")]
-            catalog = self._apply_catalog(address, admin_key)
+            catalog, kept = self._apply_catalog(address, admin_key)
             urls = {
                 "gateway": address,
                 "redis": redis_url,
@@ -81,6 +82,7 @@ class Up:
                 address=address,
                 admin_key=admin_key,
                 catalog=catalog,
+                kept=kept,
                 data=self._data,
                 took_s=time.monotonic() - started,
             )
@@ -168,11 +170,20 @@ class Up:
         first = "gateway" if self._settings.gateway_processes == 1 else "gateway-0"
         self._supervisor.wait_until(first, lambda: _call("GET", f"{address}/health/ready"), READY_AFTER_S)
 
-    def _apply_catalog(self, address: str, admin_key: str) -> Catalog:
-        if self._catalog is not None:
-            body = json.dumps(to_document(self._catalog)).encode()
-            _call("PUT", f"{address}/v1/catalog", admin_key, body)
-        return parse_json(_call("GET", f"{address}/v1/catalog", admin_key))
+    def _apply_catalog(self, address: str, admin_key: str) -> tuple[Catalog, str | None]:
+        """The catalog that holds, and a sentence if it is not the given one: that is for a tenant which has none yet,
+        because whoever starts again wants what was applied since."""
+        versions = json.loads(_call("GET", f"{address}/v1/catalog/versions?limit=1", admin_key))["items"]
+        if self._catalog is not None and not versions:
+            _call("PUT", f"{address}/v1/catalog", admin_key, json.dumps(to_document(self._catalog)).encode())
+        holds = parse_json(_call("GET", f"{address}/v1/catalog", admin_key))
+        changes = difference(holds, self._catalog) if self._catalog is not None else []
+        if not changes:
+            return holds, None
+        return holds, (
+            f"Catalog version {versions[0]['version']} is kept: --catalog is for the first start, and would make "
+            f"{counted(len(changes), 'change')}. `quotagate catalog apply FILE` shows and makes them."
+        )
 
 
 def _call(method: str, url: str, key: str | None = None, body: bytes | None = None) -> bytes:
