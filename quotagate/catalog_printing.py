@@ -4,13 +4,13 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from ledger.catalog_effects import Counted
 from ledger.catalogs import Version
 from quota.periods import to_rfc3339
 from quotagate.plain_commands import counted
+from quotagate.plain_console import PlainConsole
 
 MARK = "tighter"
 TITLES = ("VERSION", "APPLIED AT", "BY", "CHANGES", "REASON")
@@ -18,8 +18,7 @@ TITLES = ("VERSION", "APPLIED AT", "BY", "CHANGES", "REASON")
 
 def print_effects(effects: Sequence[Counted]) -> None:
     """Grouped by plan, a line each; colours on a terminal alone, and none with NO_COLOR."""
-    # Wide, because a line that is wrapped cannot be searched for.
-    console = Console(highlight=False, soft_wrap=True)
+    console = PlainConsole()
     widths = [max((len(each) for each in column), default=0) for column in zip(*map(_cells, effects), strict=True)]
     for group, found in groupby(effects, key=lambda each: each.effect.group):
         console.print(Text(group, style="bold"))

@@ -9,6 +9,7 @@ from typing import ParamSpec, TypeVar
 import click
 
 from quota.errors import CountersUnavailable, LedgerUnavailable, QuotagateError, first_line
+from quotagate.plain_output import accept_any_character, forget_output
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,6 +22,8 @@ EXIT_FAILED = 2
 
 EXIT_INTERRUPTED = 130
 """Ctrl-C, as a shell has it: 128 and the number of SIGINT."""
+EXIT_NOBODY_READS = 141
+"""Whoever read the output has gone, such as `head`: 128 and the number of SIGPIPE."""
 
 
 def plainly(command: Callable[P, T]) -> Callable[P, T]:
@@ -34,8 +37,15 @@ def plainly(command: Callable[P, T]) -> Callable[P, T]:
         from quotagate.embedded import EmbeddedServerError
         from quotagate.supervisor import PartError
 
+        accept_any_character()
         try:
-            return command(*args, **kwargs)
+            try:
+                return command(*args, **kwargs)
+            finally:
+                sys.stdout.flush()  # here, where a pipe that nobody reads is still told from what was found
+        except BrokenPipeError:
+            forget_output()
+            sys.exit(EXIT_NOBODY_READS)
         except (QuotagateError, EmbeddedServerError, DataInUseError, PartError) as error:
             is_outage = isinstance(error, LedgerUnavailable | CountersUnavailable)
             for line in str(error).splitlines():

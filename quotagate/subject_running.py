@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 import msgspec
-from rich.console import Console
 
 from gateway.bodies import GrantRequest, SubscriptionRequest, decoded
 from gateway.grants import give
@@ -17,6 +16,7 @@ from quota.identifiers import checked_identifier
 from quota.keys import AccountName
 from quota.periods import to_rfc3339
 from quotagate.operator import by_operator
+from quotagate.plain_console import PlainConsole
 from quotagate.subject_card import Paper, card
 from quotagate.subject_opening import REQUEST_ID, Document, Opened, opened
 from quotagate.subject_telling import can_write, changes, tell
@@ -27,7 +27,7 @@ MOST_DENIALS = 5
 def run_subject_show(environment: Mapping[str, str], data: Path, tenant: str, subject: str, *, as_json: bool) -> bool:
     """Prints where the subject stands; whether it is known."""
     checked_identifier(subject, "subject")
-    console = Console(highlight=False, soft_wrap=True)
+    console = PlainConsole()
 
     async def look() -> tuple[Document, Paper, list[Document], list[Document]] | None:
         async with opened(environment, data, tenant) as held:
@@ -56,7 +56,7 @@ def run_subject_show(environment: Mapping[str, str], data: Path, tenant: str, su
     return True
 
 
-def _paper(console: Console, now_ms: int) -> Paper:
+def _paper(console: PlainConsole, now_ms: int) -> Paper:
     return Paper(console.width if console.is_terminal else None, not can_write(console.encoding), now_ms)
 
 
