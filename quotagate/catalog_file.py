@@ -1,5 +1,6 @@
 """A catalog from a file, TOML or JSON by its ending. What is wrong with it is told with the line it stands on."""
 
+import codecs
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ _byte_of_json = re.compile(r"^not valid JSON: .*\(byte (\d+)\)", re.DOTALL)
 
 def read_catalog(file: Path) -> Catalog:
     """CatalogInvalid, each of its errors as `file:line: path: what to write instead`."""
-    content = file.read_bytes()
+    content = file.read_bytes().removeprefix(codecs.BOM_UTF8)  # Windows' editors put one there
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:

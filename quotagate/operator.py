@@ -26,15 +26,7 @@ if TYPE_CHECKING:
 
 def stores(environment: Mapping[str, str], data: Path, *required: str) -> Settings:
     """Settings whose stores are named by the environment, else by `DATA/urls.json` of a running `quotagate up`."""
-    given = dict(environment)
-    try:
-        kept = json.loads((data / "urls.json").read_text())
-    except FileNotFoundError:
-        kept = {}
-    except PermissionError as error:
-        raise Unsafe(
-            f"{error.filename} may be read by its owner alone: run this as the user of `quotagate up`"
-        ) from error
+    given, kept = dict(environment), _kept_urls(data / "urls.json")
     named = [("redis_url", "redis"), ("database_url", "application_database")]
     if "owner_database_url" in required:  # nobody else is to have it
         named.append(("owner_database_url", "database"))
@@ -49,6 +41,21 @@ def stores(environment: Mapping[str, str], data: Path, *required: str) -> Settin
         return Settings.from_environment(given, required)
     except Unsafe as error:
         raise Unsafe(f"{error}\nor start `quotagate up`, and name its folder with --data") from error
+
+
+def _kept_urls(file: Path) -> dict[str, str]:
+    """What `quotagate up` has written down; empty if it does not run."""
+    try:
+        kept = msgspec.json.decode(file.read_bytes(), type=dict[str, str])
+    except FileNotFoundError:
+        return {}
+    except PermissionError as error:
+        raise Unsafe(
+            f"{error.filename} may be read by its owner alone: run this as the user of `quotagate up`"
+        ) from error
+    except msgspec.MsgspecError as error:
+        raise Unsafe(f"{file} cannot be read, it is cut or was changed: start `quotagate up` again") from error
+    return kept
 
 
 def by_operator(reason: str | None = None) -> By:

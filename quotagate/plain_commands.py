@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 
 import click
 
-from quota.errors import CountersUnavailable, LedgerUnavailable, QuotagateError, first_line
+from quota.errors import CatalogInvalid, CountersUnavailable, LedgerUnavailable, QuotagateError, first_line
 from quotagate.plain_output import accept_any_character, forget_output
 
 P = ParamSpec("P")
@@ -48,7 +48,7 @@ def plainly(command: Callable[P, T]) -> Callable[P, T]:
             sys.exit(EXIT_NOBODY_READS)
         except (QuotagateError, EmbeddedServerError, DataInUseError, PartError) as error:
             is_outage = isinstance(error, LedgerUnavailable | CountersUnavailable)
-            for line in str(error).splitlines():
+            for line in error.errors if isinstance(error, CatalogInvalid) else str(error).splitlines():
                 hint = "; `quotagate doctor` says what is wrong" if is_outage else ""
                 click.echo(f"quotagate: {line}{hint}", err=True)
             sys.exit(EXIT_FAILED)
