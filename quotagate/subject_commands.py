@@ -135,7 +135,8 @@ def subscribe_subject(
 ) -> None:
     """Put a subject on a plan; the next request sees it.
 
-    The anchor and the add-ons that it has stay, unless they are named here. What was scheduled is given up.
+    The anchor and the add-ons that it has stay, unless they are named here. The status does not: it is active unless
+    --status says another. What was scheduled is given up.
 
     \b
     Examples:

@@ -126,10 +126,17 @@ def run_subject_subscribe(
             return written, before, await held.status(subject)
 
     written, before, after = asyncio.run(change())
-    when = f" from {written['scheduled']['at']} on" if written["scheduled"] else ""
-    tell(
-        f"{subject} of tenant {tenant} is on {fields['plan']}{when}.", written, changes(before, after), as_json=as_json
-    )
+    said = f"{subject} of tenant {tenant} {where_it_is(fields['plan'], written, after)}."
+    tell(said, written, changes(before, after), as_json=as_json)
+
+
+def where_it_is(asked: str, written: Document, after: Document) -> str:
+    """What came of a subscription to a plan: one that is canceled or paused does not put the subject on it. Pure."""
+    if written["scheduled"]:
+        return f"is on {asked} from {written['scheduled']['at']} on"
+    if after["plan"] == asked:
+        return f"is on {asked}"
+    return f"has a subscription to {asked} that is {written['status']}, and is on {after['plan'] or 'no plan'}"
 
 
 def _with_what_stays(fields: Document, add_ons: Mapping[str, int], has: Document | None) -> SubscriptionRequest:

@@ -48,5 +48,5 @@ def test_a_byte_order_mark_is_no_part_of_a_catalog(tmp_path: Path) -> None:
     file.write_bytes(b"\xef\xbb\xbf" + CREDITS.encode())
     assert read_catalog(file) == parse_toml(CREDITS)
     file.write_bytes(b"\xef\xbb\xbf" + MISTAKES.encode() + b"\xff")
-    with pytest.raises(Exception, match="plans.toml:6: not UTF-8"):
+    with pytest.raises(Exception, match=r"plans\.toml:6: not UTF-8"):
         read_catalog(file)
