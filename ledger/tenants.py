@@ -9,7 +9,8 @@ from sqlalchemy.dialects.postgresql import insert
 from ledger import acts
 from ledger.acts import By
 from ledger.instants import from_timestamp
-from ledger.tables import api_keys, tenants
+from ledger.tables import api_keys, balances, tenants
+from quota.errors import NotFound
 from quota.periods import to_rfc3339
 
 
@@ -37,6 +38,21 @@ def ensure(connection: Connection, tenant: str, by: By) -> bool:
 def exists(connection: Connection, tenant: str) -> bool:
     """Whether there is a tenant of that name."""
     return connection.execute(select(tenants.c.tenant).where(tenants.c.tenant == tenant)).one_or_none() is not None
+
+
+def must_exist(connection: Connection, tenant: str) -> None:
+    """NotFound, for whoever has mistyped its name: nothing found of it would look like health."""
+    if not exists(connection, tenant):
+        raise NotFound(f"there is no tenant {tenant}: `quotagate tenant list` shows them")
+
+
+def must_be_known(connection: Connection, tenant: str | None) -> None:
+    """NotFound as above; but what accounts there are can be looked at, and mended, if the tenant's own row is lost.
+    None is all of them."""
+    if tenant is not None:
+        has_accounts = select(balances.c.tenant).where(balances.c.tenant == tenant).limit(1)
+        if connection.execute(has_accounts).first() is None:
+            must_exist(connection, tenant)
 
 
 def listed(connection: Connection, after: str | None, most: int) -> list[Tenant]:

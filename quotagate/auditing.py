@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ledger import tenants
 from ledger.act_reading import MEMBERS, ActPlace, WantedActs, act_document, acts_after
 from ledger.store import ALL_TENANTS, connect, transaction
 from quotagate.operator import stores
@@ -44,6 +45,7 @@ def _read(url: str, wanted: WantedActs, limit: int) -> list[Any]:
     after: ActPlace | None = None
     try:
         with transaction(engine, ALL_TENANTS) as connection:
+            tenants.must_be_known(connection, wanted.tenant)
             for _ in range(MAX_PIECES):
                 piece = acts_after(connection, wanted, after, min(PIECE_ACTS, limit - len(rows)))
                 rows += piece.rows

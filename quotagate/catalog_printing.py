@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import Any
 
 from rich.text import Text
 
@@ -63,14 +62,10 @@ def _version_row(each: Version) -> tuple[str, ...]:
     return str(each.version), to_rfc3339(each.applied_at_ms), each.applied_by, changes, reason
 
 
-def summary_of(effects: Sequence[Counted]) -> dict[str, Any]:
-    """How much there is of it."""
-    return {"differing": len(effects), "tighter": sum(each.effect.is_tighter for each in effects)}
-
-
-def summary_line(effects: Sequence[Counted], version: int) -> str:
-    """In one sentence."""
-    told = summary_of(effects)
-    tighter = f", {told['tighter']:,} of them tighter" if told["tighter"] else ""
-    since = f"version {version}" if version else "an empty catalog"
-    return f"{counted(told['differing'], 'change')} from {since}{tighter}."
+def summary_line(changes: int, effects: Sequence[Counted], version: int, tenant: str) -> str:
+    """In one sentence. Changes are those of the document, as the history counts them; a line may tell of several, and
+    several lines of one."""
+    lines = sum(each.effect.is_tighter for each in effects)
+    tighter = f"; {counted(lines, 'line is', 'lines are')} tighter" if lines else ""
+    since = f"version {version}" if version else "the empty catalog"
+    return f"{counted(changes, 'change')} from {since} of tenant {tenant}{tighter}."

@@ -13,7 +13,7 @@ from typing import Any
 import click
 from sqlalchemy import Connection
 
-from ledger import catalog_effects, catalogs
+from ledger import catalog_effects, catalogs, tenants
 from ledger.catalog_effects import Counted
 from ledger.store import connect, transaction
 from quota.catalog import Catalog, Change, difference, to_document
@@ -31,6 +31,7 @@ from quotagate.plain_commands import counted
 class Compared:
     """A catalog from a file, against the version that holds."""
 
+    tenant: str
     catalog: Catalog
     version: int
     changes: list[Change]
@@ -48,10 +49,10 @@ class Compared:
 
     def show(self) -> None:
         if not self.changes:
-            click.echo(f"Nothing differs from version {self.version}.")
+            click.echo(f"Nothing differs from version {self.version} of tenant {self.tenant}.")
             return
         catalog_printing.print_effects(self.effects)
-        click.echo(catalog_printing.summary_line(self.effects, self.version))
+        click.echo(catalog_printing.summary_line(len(self.changes), self.effects, self.version, self.tenant))
 
 
 def run_catalog_diff(environment: Mapping[str, str], data: Path, file: Path, tenant: str, *, as_json: bool) -> bool:
@@ -91,7 +92,9 @@ def run_catalog_apply(
     if as_json:
         click.echo(json.dumps(result))
     else:
-        click.echo(f"{counted(len(result['changes']), 'change')} applied: version {result['version']}.")
+        click.echo(
+            f"{counted(len(result['changes']), 'change')} applied: version {result['version']} of tenant {tenant}."
+        )
 
 
 def _ask() -> None:
@@ -130,7 +133,7 @@ def _compared(environment: Mapping[str, str], data: Path, file: Path, tenant: st
     with saying_what_takes_long(words), _ledger(environment, data, tenant) as connection:
         version, current = catalogs.newest(connection, tenant)
         effects = catalog_effects.counted(connection, tenant, current, catalog, int(time.time() * 1000))
-    return Compared(catalog, version, difference(current, catalog), effects)
+    return Compared(tenant, catalog, version, difference(current, catalog), effects)
 
 
 def run_catalog_show(
@@ -169,6 +172,7 @@ def _ledger(environment: Mapping[str, str], data: Path, tenant: str) -> Iterator
     engine = connect(stores(environment, data, "database_url").database_url, pool_size=1)
     try:
         with transaction(engine, tenant) as connection:
+            tenants.must_exist(connection, tenant)
             yield connection
     finally:
         engine.dispose()

@@ -99,6 +99,7 @@ def run_key_list(
 ) -> None:
     """Prints keys, a line each, the newest last."""
     with _ledger(environment, data) as (connection, _):
+        tenants.must_be_known(connection, tenant)
         found = api_keys.newest(connection, tenant, limit, is_living=not is_all)
     if as_json:
         for each in found:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from sqlalchemy import Engine
 
-from ledger import archive_reading, jobs, replay_balances, schema
+from ledger import archive_reading, jobs, replay_balances, schema, tenants
 from ledger.chain_verification import Head
 from ledger.jobs import Job
 from ledger.replay_jobs import STEPPING
@@ -130,6 +130,7 @@ def _how_to_go_on(job: Job, data: Path, archived: Path | None, output: Output | 
 def _begun(engine: Engine, name: str, asked: dict[str, Any], resume: str | None) -> Job:
     with transaction(engine, ALL_TENANTS) as connection:
         if resume is None:
+            tenants.must_be_known(connection, asked.get("tenant"))
             # In one transaction, so that no worker sees it wait.
             resume = jobs.add(connection, ALL_TENANTS, name, asked, by_operator()).id
         job = jobs.take(connection, resume)
@@ -170,6 +171,7 @@ def balances_at(
     engine, _ = _engine(environment, data, archived)
     try:
         with transaction(engine, tenant) as connection:
+            tenants.must_be_known(connection, tenant)
             return list(replay_balances.at_instant(connection, tenant, subject, metric, at_ms))
     finally:
         engine.dispose()

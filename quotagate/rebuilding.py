@@ -27,26 +27,28 @@ def run_rebuild(
     if subject is not None and tenant is None:
         raise InvalidRequest("a subject is one of a tenant: say of which with --tenant")
     settings = stores(environment, data, "redis_url", "database_url")
-    from ledger import jobs
+    from ledger import jobs, tenants
     from ledger.store import ALL_TENANTS, transaction
     from quota.collector import spare_the_collector
     from workers.context import open_context
     from workers.rebuild import Scope
 
-    held = open_context(settings)
-    if shard is not None and shard >= held.rebuild.shard_count:
-        raise InvalidRequest(f"there is no shard {shard}: this store has {held.rebuild.shard_count}, counted from 0")
     asked = {"tenant": tenant, "subject": subject, "shard": shard}
-    with transaction(held.engine, ALL_TENANTS) as connection:
-        told = {name: value for name, value in asked.items() if value is not None}
-        jobs.note_asked(connection, ALL_TENANTS, by_operator(), "rebuild", told)
-    spare_the_collector()
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,} accounts"))
     is_quiet = as_json or not sys.stderr.isatty()
-    with closing(held), Progress(*columns, console=Console(stderr=True), disable=is_quiet) as progress:
-        task = progress.add_task("looking at", total=None)
-        scope = Scope(tenant, subject, None if shard is None else frozenset((shard,)))
-        done = held.rebuild.run(scope, lambda accounts: progress.update(task, completed=accounts))
+    with closing(open_context(settings)) as held:
+        shards = held.rebuild.shard_count
+        if shard is not None and shard >= shards:
+            raise InvalidRequest(f"there is no shard {shard}: this store has {shards}, counted from 0")
+        with transaction(held.engine, ALL_TENANTS) as connection:
+            tenants.must_be_known(connection, tenant)
+            told = {name: value for name, value in asked.items() if value is not None}
+            jobs.note_asked(connection, ALL_TENANTS, by_operator(), "rebuild", told)
+        spare_the_collector()
+        with Progress(*columns, console=Console(stderr=True), disable=is_quiet) as progress:
+            task = progress.add_task("looking at", total=None)
+            scope = Scope(tenant, subject, None if shard is None else frozenset((shard,)))
+            done = held.rebuild.run(scope, lambda accounts: progress.update(task, completed=accounts))
     if as_json:
         print(json.dumps({"accounts": done.accounts, "outcomes": done.outcomes, "complete": done.is_complete}))
         return done.is_complete

@@ -10,7 +10,6 @@ from gateway.app import Gateway, Parts
 from gateway.subjects import status_of
 from ledger import overrides, tenants
 from ledger.store import ALL_TENANTS, Store
-from quota.errors import NotFound
 from quota.identifiers import checked_identifier
 from quotagate.operator import stores
 from quotagate.patience import saying_what_takes_long
@@ -52,8 +51,7 @@ async def opened(environment: Mapping[str, str], data: Path, tenant: str) -> Asy
     try:
         with saying_what_takes_long("opening the stores …"):
             parts = await gateway.open()
-        if not await gateway.store.run(ALL_TENANTS, tenants.exists, tenant):
-            raise NotFound(f"there is no tenant {tenant}: `quotagate tenant list` shows them")
+        await gateway.store.run(ALL_TENANTS, tenants.must_exist, tenant)
         yield Opened(gateway, parts, tenant)
     finally:
         await gateway.close()

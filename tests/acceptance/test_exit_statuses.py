@@ -146,3 +146,23 @@ def test_a_command_ends_with_its_status(
     assert done.exit_code == status, done.output
     assert done.exception is None or isinstance(done.exception, SystemExit)
     assert status != 2 or (done.stdout == "" and done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("path", "given"),
+    [
+        *(("ledger verify", ""), ("ledger replay", ""), ("ledger export", ""), ("ledger balance", "--subject u_1")),
+        *(("rebuild", ""), ("audit", ""), ("key list", "")),
+        *(
+            ("catalog show", ""),
+            ("catalog history", ""),
+            ("catalog diff", CATALOG),
+            ("catalog apply", f"{CATALOG} --yes"),
+        ),
+        ("ledger simulate", f"--catalog {CATALOG} {NOW_IS_NEVER}"),
+    ],
+)
+def test_a_tenant_that_is_misspelt_is_told_and_does_not_look_like_health(system: System, path: str, given: str) -> None:
+    done = run(system, path, f"{given} --tenant mispelt")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == "quotagate: there is no tenant mispelt: `quotagate tenant list` shows them\n"
