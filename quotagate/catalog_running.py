@@ -87,7 +87,7 @@ def run_catalog_apply(
             click.echo("Nothing was applied (dry run).")
         return
     if not is_agreed:
-        _ask()
+        _ask(as_json=as_json)
     result = asyncio.run(_apply(environment, data, tenant, compared, reason))
     if as_json:
         click.echo(json.dumps(result))
@@ -97,7 +97,11 @@ def run_catalog_apply(
         )
 
 
-def _ask() -> None:
+def _ask(*, as_json: bool) -> None:
+    if as_json:
+        raise Unsafe(
+            "with --json nobody sees what is asked about, nothing was applied: look with --dry-run, then say --yes"
+        )
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise Unsafe("nobody is there to be asked, nothing was applied: say --yes to apply without asking")
     if not click.confirm("Apply?", err=True):
