@@ -81,7 +81,11 @@ def incidents(data: Path, hours: int, kind: str | None, limit: int, as_json: boo
       quotagate incidents --hours 168
       quotagate incidents --kind lost_entries --json
     """
+    from ledger.incidents import WHAT_TO_DO
     from quotagate.incidents import run_incidents
+
+    if kind is not None and kind not in WHAT_TO_DO:
+        raise click.BadParameter(f"{kind!r} is none of {', '.join(WHAT_TO_DO)}", param_hint="--kind")
 
     found = run_incidents(os.environ, data, hours=hours, kind=kind, limit=limit, as_json=as_json)
     sys.exit(EXIT_FOUND if found else 0)

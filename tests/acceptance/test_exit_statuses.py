@@ -29,7 +29,7 @@ TABLE: Mapping[str, tuple[tuple[int, str], ...]] = {
         (2, "--incidents-h -1"),
     ),
     "top": ((0, "--once"), (2, "--rows 0")),
-    "incidents": ((0, "--kind none"), (1, "--kind found"), (2, "--hours 0")),
+    "incidents": ((0, "--kind lost_hold"), (1, "--kind seal"), (2, "--hours 0"), (2, "--kind none")),
     "audit": ((0, "--tenant {tenant}"), (2, "--from yesterday")),
     "subject show": ((0, "u_1 {of}"), (1, "nobody {of}"), (2, "u_1 --tenant nobody")),
     "subject grant": ((0, f"u_1 credits 9 {WHY} {{of}}"), (2, f"u_1 none 9 {WHY} {{of}}")),
@@ -104,7 +104,7 @@ def words(system: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     system.drained()
     ((entry, began),) = eventually(lambda: system.sql(ENTRY, tenant), "the ledger has it")
     system.sql(A_BALANCE, f"{tenant}-false")
-    system.sql("INSERT INTO incidents (shard, kind, detail) VALUES (0, 'found', '{}')")
+    system.sql("INSERT INTO incidents (shard, kind, detail) VALUES (0, 'seal', '{\"of_a_test\": 1}')")
     yield {
         "tenant": tenant,
         "of": f"--tenant {tenant}",
@@ -117,7 +117,7 @@ def words(system: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "long": "x" * 201,
     }
     system.sql("DELETE FROM balances WHERE tenant = %s", f"{tenant}-false")
-    system.sql("DELETE FROM incidents WHERE kind = 'found'")
+    system.sql("DELETE FROM incidents WHERE detail ? 'of_a_test'")
 
 
 def run(system: System, path: str, given: str) -> Result:
