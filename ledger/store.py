@@ -38,6 +38,10 @@ T = TypeVar("T")
 _scope = text("SELECT set_config('quotagate.tenant', :tenant, true)")
 
 
+AWAY = "the ledger cannot be reached; nothing was changed"
+"""What callers are told; where the ledger is, and why it is away, is for operators alone."""
+
+
 def connect(url: str, pool_size: int = 4) -> Engine:
     """An engine for callers that may block. Nothing is connected yet."""
     return create_engine(
@@ -67,10 +71,10 @@ def outages_told() -> Iterator[None]:
     try:
         yield
     except psycopg.OperationalError as error:  # COPY speaks to psycopg itself
-        raise LedgerUnavailable("the ledger cannot be reached; nothing was changed") from error
+        raise LedgerUnavailable(AWAY) from error
     except SQLAlchemyError as error:
         if _is_outage(error):
-            raise LedgerUnavailable("the ledger cannot be reached; nothing was changed") from error
+            raise LedgerUnavailable(AWAY) from error
         raise
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quota.errors import CountersUnavailable, QuotagateError, first_line
+from quota.errors import CountersUnavailable, LedgerUnavailable, QuotagateError, first_line
 from quota.settings import Settings
 from quotagate import soundness
+from quotagate.away import ledger_away
 from quotagate.operator import stores
 from quotagate.patience import saying_what_takes_long
 from quotagate.plain_commands import counted
@@ -99,6 +100,8 @@ async def _findings(settings: Settings, incidents_h: int) -> list[str]:
 async def _told(look: Look, looked: Looked) -> list[str]:
     try:
         return await look(looked)
+    except LedgerUnavailable as error:
+        return [ledger_away(error, looked.settings.database_url)]
     except QuotagateError as error:
         return str(error).splitlines()
 

@@ -48,7 +48,7 @@ def plainly(command: Callable[P, T]) -> Callable[P, T]:
             sys.exit(EXIT_NOBODY_READS)
         except (QuotagateError, EmbeddedServerError, DataInUseError, PartError) as error:
             is_outage = isinstance(error, LedgerUnavailable | CountersUnavailable)
-            for line in error.errors if isinstance(error, CatalogInvalid) else str(error).splitlines():
+            for line in _lines_of(error):
                 hint = "; `quotagate doctor` says what is wrong" if is_outage else ""
                 click.echo(f"quotagate: {line}{hint}", err=True)
             sys.exit(EXIT_FAILED)
@@ -60,6 +60,14 @@ def plainly(command: Callable[P, T]) -> Callable[P, T]:
             sys.exit(EXIT_INTERRUPTED)
 
     return run
+
+
+def _lines_of(error: Exception) -> list[str]:
+    from quotagate.away import with_cause
+
+    if isinstance(error, CatalogInvalid):
+        return error.errors
+    return (with_cause(error) if isinstance(error, LedgerUnavailable) else str(error)).splitlines()
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:

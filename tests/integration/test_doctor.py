@@ -128,7 +128,7 @@ def test_whichever_store_is_away_hides_nothing_of_the_other(doctor: Doctor, owne
     assert counters.startswith("Redis cannot be reached: ")
     assert "1 incident `gap` in the last 24 h" in gap
     (ledger,) = doctor(database_url=NOWHERE)
-    assert "the ledger cannot be reached" in ledger
+    assert "the ledger at " in ledger and " cannot be reached: " in ledger and "QUOTAGATE_DATABASE_URL" in ledger
     assert len(doctor(redis_url=NOBODY, database_url=NOWHERE)) == 2
 
 
