@@ -13,7 +13,6 @@ import click
 import redis
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 from sqlalchemy import Engine
 
@@ -23,10 +22,10 @@ from quota import glance
 from quota.errors import LedgerUnavailable, first_line
 from quota.keys import AccountName, shard_of
 from quotagate.operator import stores
+from quotagate.top_table import Busiest
 
 NO_ANSWER_S = 2.0
 MIB = 1024 * 1024
-NEAR = 0.8
 Document = dict[str, Any]
 HOW = "Counted from each shard's newest entries in the ledger, of the last minute at the most"
 
@@ -146,17 +145,8 @@ def shown(document: Document, every_s: float | None) -> Group:
             Text(f"{counters['waiting']:,} entries wait for the ledger, the oldest for {counters['lag_ms']:,} ms")
         )
         lines.append(Text(f"Redis uses {counters['memory_bytes'] / MIB:,.1f} MiB{of}"))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("TENANT", "SUBJECT", "METRIC"):
-        table.add_column(title, overflow="ellipsis", no_wrap=True)
-    for title in ("PASSED", "DENIED", "UNITS", "OF LIMIT"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for each in document["busiest"]:
-        share = each["share_used"]
-        style = "" if share is None or share < NEAR else "red" if share >= 1 else "yellow"
-        told = Text("-" if share is None else f"{share:.0%}", style)
-        counts = [f"{each[name]:,}" for name in ("passed", "denied", "units")]
-        table.add_row(each["tenant"], each["subject"], each["metric"], *counts, told)
-    body = table if document["busiest"] else Text("Nobody asked for anything in the last minute.")
+    body = (
+        Busiest(document["busiest"]) if document["busiest"] else Text("Nobody asked for anything in the last minute.")
+    )
     stop = "." if every_s is None else f"; every {every_s:g} s; q ends."
     return Group(*lines, Text(""), body, Text(""), Text(f"{HOW}{stop}", "dim"))
