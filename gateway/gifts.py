@@ -17,7 +17,7 @@ from gateway.resources import StrictRequest, asked_by, caller, ident_of
 from ledger import gifts
 from ledger.gifts import Gift, Wanted
 from ledger.store import Store
-from quota.errors import CountersUnavailable, NotFound, UnknownMetric
+from quota.errors import NotEnoughUnits, NotFound, QuotagateError, UnknownMetric
 
 log = structlog.get_logger()
 
@@ -44,16 +44,25 @@ async def give_gift(
         caps=catalog.metrics[data.metric].gifts,
         now_ms=admission.now_ms(),
     )
+    return await carried_out(admission, giving, gift, is_known=is_known, request_id=ident_of(request))
+
+
+async def carried_out(
+    admission: Admission, giving: Giving, gift: Gift, *, is_known: bool, request_id: str
+) -> Response[dict[str, Any]]:
+    """The answer about a gift that is written down, as soon as it is known what comes of it, and at the latest soon."""
     headers = {"idempotency-replayed": "true"} if is_known else {}
     if gift.is_settled:
         return Response(_document(gift), status_code=201, headers=headers)
     try:
         gift = await giving.give(gift)
-    except CountersUnavailable as error:
+    except (NotEnoughUnits, UnknownMetric):
+        raise
+    except (QuotagateError, TimeoutError) as error:
         # A 503 would ask for another gift; this one is written down, and will be given or refused.
-        log.warning("a gift waits for the counters", tenant=tenant, gift=str(gift.id), reason=str(error))
+        log.warning("a gift waits for the stores", tenant=gift.tenant, gift=str(gift.id), reason=str(error))
         return Response(_document(gift), status_code=202, headers=headers)
-    log.info("gift given", tenant=tenant, gift=str(gift.id), state=gift.state, request_id=ident_of(request))
+    log.info("gift given", tenant=gift.tenant, gift=str(gift.id), state=gift.state, request_id=request_id)
     if gift.state == "given":
         await _announce(admission, gift)
     return Response(_document(gift), status_code=201, headers=headers)
@@ -63,7 +72,7 @@ async def _announce(admission: Admission, gift: Gift) -> None:
     """So that the receiver's next request has the units. If Redis does not hear, a worker tells it within seconds."""
     try:
         await admission.announce(gift.tenant, gift.receiver)
-    except CountersUnavailable as error:
+    except (QuotagateError, TimeoutError) as error:
         log.warning("the counters will hear of a gift later", gift=str(gift.id), reason=str(error))
 
 
