@@ -209,12 +209,15 @@ function modes.set(request)
   return warn_all(request)
 end
 
--- By a person, up or down; capped windows are left alone. detail: up, or down
+-- By a person, up or down; capped windows are left alone. detail: `up` or `down`, and the place of the correction that
+-- is taken back by this one: only while its period runs, or the next would pay for it.
 function modes.adjust(request)
   local charge = request[1]
   local account = charge.account
   local words = neighbours(request, 1, {})
-  if charge.detail == 'up' then
+  local way, place = string.match(charge.detail, '^(%l+) ?(%S*)$')
+  if place ~= '' and sealed_in(account, place) ~= '' then return 'below_zero' end
+  if way == 'up' then
     if account.used + account.held + charge.amount > MAX_AMOUNT then return 'crowded' end
     book(account, 'correct', charge.amount, draw(account, charge.amount), '-', words)
     return warn_all(request)

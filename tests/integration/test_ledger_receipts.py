@@ -5,7 +5,7 @@ import pytest
 from ledger import receipts
 from ledger.receipts import Taken
 from quota import keys
-from quota.formats import CORRECTED, DOWN
+from quota.formats import CORRECTED, DOWN, UP
 from quota.journal import Place
 from quota.keys import AccountName
 from quota.protocol import Mode
@@ -129,3 +129,12 @@ class TestReceipts:
         entry = next(each for each in pipeline.clocked.entries() if each.kind == "consume")
         roll(pipeline)
         assert pipeline.clocked.refund(entry, 2).outcome is Outcome.UNDRAINED
+
+    def test_a_correction_is_taken_back_while_its_period_runs_alone(self, pipeline: Pipeline) -> None:
+        shard = pipeline.clocked.open("m", 100)
+        do(pipeline, Mode.CONSUME, 50)
+        place = f"1-{do(pipeline, Mode.ADJUST, 40, DOWN)}"
+        do(pipeline, Mode.ADJUST, 15, f"{UP} {place}")
+        roll(pipeline)
+        assert shard.do(Mode.ADJUST, (25, f"{UP} {place}")).outcome is Outcome.BELOW_ZERO
+        assert shard.used() == 0
