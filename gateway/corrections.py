@@ -15,6 +15,7 @@ from gateway.bodies import CorrectionRequest, fingerprint
 from gateway.hot import KEY_HEADERS
 from gateway.requests import idempotency_key
 from gateway.resources import StrictRequest, asked_by, caller, from_path, ident_of
+from ledger.acts import By
 from quota.decisions import decision
 from quota.demands import Asked, Demand
 from quota.errors import BelowZero, TooMany
@@ -39,11 +40,27 @@ async def correct_counter(
 ) -> Response[dict[str, Any]]:
     tenant, subject, by = caller(request).tenant, from_path(subject, "subject"), asked_by(request, data.reason)
     key = idempotency_key([value for name, value in request.scope["headers"] if name in KEY_HEADERS])
+    document, is_new = await correct(admission, tenant, subject, data, by=by, request_id=ident_of(request), key=key)
+    return Response(document, status_code=200, headers={} if is_new else {"idempotency-replayed": "true"})
+
+
+async def correct(
+    admission: Admission,
+    tenant: str,
+    subject: str,
+    data: CorrectionRequest,
+    *,
+    by: By,
+    request_id: str,
+    key: str | None = None,
+) -> tuple[dict[str, Any], bool]:
+    """Moves the counter; where the metric stands then, and whether it was moved now: its idempotency key may have moved
+    it before. The drain notes the act, with the entry. UnknownMetric, BelowZero, TooMany, IdempotencyKeyReused."""
     demand = Demand(
         tenant,
         subject,
         Mode.ADJUST,
-        ident_of(request),
+        request_id,
         (Asked(data.metric, abs(data.change), UP if data.change > 0 else DOWN),),
         metadata=None if data.metadata is UNSET else data.metadata,
         attempt=urandom(8).hex(),  # callers may send one request id with many requests
@@ -67,6 +84,5 @@ async def correct_counter(
     if reply.outcome is not Outcome.ALLOWED:
         raise TooMany(f"{subject} would have used more of {data.metric} than can be counted", metric=data.metric)
     if not reply.replayed:
-        log.info("counter corrected", tenant=tenant, subject=subject, metric=data.metric, request_id=ident_of(request))
-    headers = {"idempotency-replayed": "true"} if reply.replayed else {}
-    return Response({"subject": subject, **metric_document(charged)}, status_code=200, headers=headers)
+        log.info("counter corrected", tenant=tenant, subject=subject, metric=data.metric, request_id=request_id)
+    return {"subject": subject, **metric_document(charged)}, not reply.replayed

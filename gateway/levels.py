@@ -14,9 +14,11 @@ from gateway.answers import Answer, metric_document
 from gateway.bodies import LevelRequest, ReleaseRequest, decoded, fingerprint
 from gateway.hot import Asking
 from gateway.resources import StrictRequest, asked_by, caller, from_path, ident_of
+from ledger.acts import By
 from quota.decisions import decision
 from quota.demands import Asked, Demand
 from quota.errors import BelowZero, InvalidRequest, TooMany, UnknownMetric
+from quota.keys import AccountName
 from quota.protocol import Mode
 from quota.replies import Outcome
 
@@ -82,19 +84,29 @@ async def write_level(
     data: JSONBody[LevelRequest],
 ) -> dict[str, Any]:
     tenant, subject, metric = caller(request).tenant, from_path(subject, "subject"), from_path(metric, "metric")
+    by = asked_by(request, data.reason)
+    return await set_level(admission, AccountName(tenant, subject, metric), data, by=by, request_id=ident_of(request))
+
+
+async def set_level(
+    admission: Admission, account: AccountName, data: LevelRequest, *, by: By, request_id: str
+) -> dict[str, Any]:
+    """Sets the level; where the metric stands then. The drain notes the act, with the entry. UnknownMetric,
+    InvalidRequest, TooMany."""
+    tenant, subject, metric = account
     await _require_level(admission, tenant, metric)
     demand = Demand(
         tenant,
         subject,
         Mode.SET,
-        ident_of(request),
+        request_id,
         (Asked(metric, data.used),),
         reason=data.reason,
-        actor=caller(request).key_id,
-        origin=asked_by(request).origin,
+        actor=by.actor,
+        origin=by.origin,
     )
     decided, _ = await admission.decide(demand)
     if not decided.allowed:
         raise TooMany(f"{subject} holds more of {metric} than can be counted together with that", metric=metric)
-    log.info("level set", tenant=tenant, subject=subject, metric=metric, used=data.used, request_id=ident_of(request))
+    log.info("level set", tenant=tenant, subject=subject, metric=metric, used=data.used, request_id=request_id)
     return {"subject": subject, **metric_document(decided.charges[0])}

@@ -15,6 +15,7 @@ from gateway.bodies import Identifier, OverrideRequest, Reason
 from gateway.resources import StrictRequest, asked_by, caller, from_path, ident_of
 from gateway.telling import tell_terms
 from ledger import overrides
+from ledger.acts import By
 from ledger.store import Store
 from quota.entitlement import Override
 from quota.errors import InvalidRequest, UnknownMetric
@@ -45,18 +46,25 @@ async def write_override(
     *,
     data: JSONBody[OverrideRequest],
 ) -> dict[str, Any]:
-    account = _account(request, subject, metric)
+    account, by = _account(request, subject, metric), asked_by(request, data.reason)
+    return await put_limit(store, admission, account, data, by=by, request_id=ident_of(request))
+
+
+async def put_limit(
+    store: Store, admission: Admission, account: AccountName, data: OverrideRequest, *, by: By, request_id: str
+) -> dict[str, Any]:
+    """Puts a limit in place of the plan's, and tells Redis; the override's document. UnknownMetric, InvalidRequest,
+    TooMany."""
     _, catalog = await admission.catalogs.refresh(account.tenant)
     if account.metric not in catalog.metrics:
         raise UnknownMetric(f"the catalog has no metric {account.metric}", metric=account.metric)
     now_ms, expires_ms = admission.now_ms(), None if data.expires_at is None else from_rfc3339(data.expires_at)
     if expires_ms is not None and expires_ms <= now_ms:
         raise InvalidRequest("expires_at lies in the past", field="expires_at")
-    by = asked_by(request, data.reason)
     document, announcement = await store.run(
         account.tenant, overrides.set_limit, account, Override(data.limit, expires_ms), by, now_ms
     )
-    await _tell(request, store, admission, account, announcement)
+    await _tell(store, admission, account, announcement, request_id)
     return {"subject": account.subject, **document}
 
 
@@ -74,8 +82,13 @@ async def remove_override(
     metric: FromPath[str],
 ) -> None:
     account, by = _account(request, subject, metric), asked_by(request, _reason_in(request))
+    await take_limit_away(store, admission, account, by=by, request_id=ident_of(request))
+
+
+async def take_limit_away(store: Store, admission: Admission, account: AccountName, *, by: By, request_id: str) -> None:
+    """Takes an override away, and tells Redis: the plan's limit holds again. NotFound, TooMany."""
     announcement = await store.run(account.tenant, overrides.remove, account, by, admission.now_ms())
-    await _tell(request, store, admission, account, announcement)
+    await _tell(store, admission, account, announcement, request_id)
 
 
 @get(
@@ -119,11 +132,7 @@ def _reason_in(request: StrictRequest) -> str | None:
     return checked
 
 
-async def _tell(
-    request: StrictRequest, store: Store, admission: Admission, account: AccountName, announcement: int
-) -> None:
-    ident = ident_of(request)
-    await tell_terms(store, admission, account.tenant, account.subject, announcement=announcement, request_id=ident)
-    log.info(
-        "override written", tenant=account.tenant, subject=account.subject, metric=account.metric, request_id=ident
-    )
+async def _tell(store: Store, admission: Admission, account: AccountName, announcement: int, request_id: str) -> None:
+    tenant, subject, metric = account
+    await tell_terms(store, admission, tenant, subject, announcement=announcement, request_id=request_id)
+    log.info("override written", tenant=tenant, subject=subject, metric=metric, request_id=request_id)

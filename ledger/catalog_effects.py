@@ -15,7 +15,7 @@ from ledger.accounts import array_text
 from ledger.instants import to_timestamp
 from quota.catalog import Catalog
 from quota.catalog_effects import Concerned, Effect, effects
-from quota.entitlement import STATUSES_IN_FORCE
+from quota.entitlement import STATUSES_IN_FORCE, STATUSES_THAT_END
 
 TIMEOUT_MS = 1_000
 """Nobody waits longer for a number that decides nothing; a million subscriptions take a third of it."""
@@ -32,13 +32,19 @@ _on_a_plan = text(
     WITH running AS (
         SELECT subject, CASE WHEN is_due THEN scheduled ->> 'plan' ELSE plan END AS plan,
                CASE WHEN is_due THEN scheduled ->> 'status' ELSE status END AS status,
-               CASE WHEN is_due THEN scheduled -> 'add_ons' ELSE add_ons END AS add_ons
+               CASE WHEN is_due THEN scheduled -> 'add_ons' ELSE add_ons END AS add_ons,
+               CASE WHEN is_due THEN CAST(scheduled ->> 'status_until_ms' AS bigint) <= :now_ms
+                    ELSE status_until <= :now END AS has_lapsed
         FROM (SELECT *, coalesce(scheduled_at <= :now, false) AS is_due FROM subscriptions WHERE tenant = :tenant) AS s
-    ), on_plan AS (
-        SELECT subject, add_ons, status = ANY (CAST(:in_force AS text[])) AS is_in_force,
-               CASE WHEN status = ANY (CAST(:in_force AS text[])) AND plan = ANY (CAST(:plans AS text[]))
-                    THEN plan ELSE CAST(:default_plan AS text) END AS plan
+    ), standing AS (
+        SELECT *, status = ANY (CAST(:in_force AS text[]))
+                  AND NOT (status = ANY (CAST(:ending AS text[])) AND coalesce(has_lapsed, false)) AS is_in_force
         FROM running
+    ), on_plan AS (
+        SELECT subject, add_ons, is_in_force,
+               CASE WHEN is_in_force AND plan = ANY (CAST(:plans AS text[]))
+                    THEN plan ELSE CAST(:default_plan AS text) END AS plan
+        FROM standing
     )
     """
 )
@@ -51,6 +57,7 @@ _by_add_on = text(
     """
 )
 # `adds` has what one of each add-on adds, by metric: only who has used more than plan and add-ons allow is over.
+# An override is in place of the plan's limit, so that limit is nothing to its account.
 _over = text(
     _on_a_plan.text  # noqa: S608 - both halves are ours
     + """
@@ -60,7 +67,10 @@ _over = text(
     JOIN balances b ON b.tenant = :tenant AND b.metric = wanted.metric AND b.used > wanted.new_limit
          AND (b.period_end IS NULL OR b.period_end > :now)
     LEFT JOIN on_plan s ON s.subject = b.subject
-    WHERE wanted.plan = CASE WHEN s.subject IS NULL THEN CAST(:default_plan AS text) ELSE s.plan END
+    LEFT JOIN overrides o ON (o.tenant, o.subject, o.metric) = (b.tenant, b.subject, b.metric)
+         AND (o.expires_at IS NULL OR o.expires_at > :now)
+    WHERE o.subject IS NULL
+      AND wanted.plan = CASE WHEN s.subject IS NULL THEN CAST(:default_plan AS text) ELSE s.plan END
       AND b.used > wanted.new_limit + coalesce((
           SELECT sum(CAST(bought.value AS numeric)
                      * CAST(CAST(:adds AS jsonb) -> wanted.metric ->> bought.key AS numeric))
@@ -101,7 +111,9 @@ def counted(connection: Connection, tenant: str, old: Catalog, new: Catalog, now
     asked = {
         "tenant": tenant,
         "now": to_timestamp(now_ms),
+        "now_ms": now_ms,
         "in_force": array_text(STATUSES_IN_FORCE),
+        "ending": array_text(STATUSES_THAT_END),
         "plans": array_text(list(old.plans)),
         "default_plan": old.default_plan,
     }

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 from sqlalchemy import Connection, bindparam, desc, insert, select, text
 
 from ledger import acts
@@ -12,7 +11,7 @@ from ledger.acts import By
 from ledger.announcements import announce
 from ledger.instants import from_timestamp, to_timestamp
 from ledger.tables import catalogs
-from quota.catalog import Catalog, Change, difference, parse_json, to_document
+from quota.catalog import Catalog, Change, difference, stored, to_document
 from quota.errors import Conflict, NotFound
 from quota.periods import to_rfc3339
 
@@ -28,7 +27,7 @@ def newest(connection: Connection, tenant: str) -> tuple[int, Catalog]:
     row = connection.execute(query).one_or_none()
     if row is None:
         return 0, Catalog()
-    return row.version, parse_json(msgspec.json.encode(row.document))
+    return row.version, stored(row.document)
 
 
 def lock(connection: Connection, tenant: str) -> None:
@@ -133,7 +132,7 @@ def kept(
         raise NotFound("the tenant had no catalog then" if at_ms is not None else "the tenant has no catalog yet")
     wanted = {"tenant": tenant, "version": found[0].version}
     document = connection.execute(_document, wanted).scalar_one()
-    return found[0], parse_json(msgspec.json.encode(document))
+    return found[0], stored(document)
 
 
 _versions = text("SELECT tenant, max(version) AS newest FROM catalogs WHERE tenant = ANY (:tenants) GROUP BY tenant")

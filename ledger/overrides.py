@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, select, text
+from sqlalchemy import Connection, RowMapping, delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from ledger import acts, notices
@@ -43,6 +43,18 @@ def of_subject(
     connection: Connection, tenant: str, subject: str, now_ms: int, *, after: str, most: int
 ) -> list[dict[str, Any]]:
     """Documents of the subject's overrides that have not ended, by metric, after one."""
+    return [_document(row) for row in _in_force(connection, tenant, subject, now_ms, after=after, most=most)]
+
+
+def with_authors(connection: Connection, tenant: str, subject: str, now_ms: int, most: int) -> list[dict[str, Any]]:
+    """The same documents from the first metric on, each with who has put it there under `by`."""
+    rows = _in_force(connection, tenant, subject, now_ms, after="", most=most)
+    return [_document(row) | {"by": row["changed_by"]} for row in rows]
+
+
+def _in_force(
+    connection: Connection, tenant: str, subject: str, now_ms: int, *, after: str, most: int
+) -> Sequence[RowMapping]:
     query = (
         select(overrides)
         .where(overrides.c.tenant == tenant, overrides.c.subject == subject, overrides.c.metric > after)
@@ -50,7 +62,7 @@ def of_subject(
         .order_by(overrides.c.metric)
         .limit(most)
     )
-    return [_document(row) for row in connection.execute(query).mappings()]
+    return connection.execute(query).mappings().all()
 
 
 def _document(row: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import psycopg
 from alembic import command
@@ -171,6 +172,28 @@ _shown = text("SELECT name, setting FROM pg_settings WHERE name = ANY(:names)")
 def settings_shown(connection: Connection) -> dict[str, str]:
     """The server's settings on which it depends whether what is committed is kept, as they hold on this connection."""
     return {row.name: row.setting for row in connection.execute(_shown, {"names": list(SHOWN)})}
+
+
+class Archived(NamedTuple):
+    """How long ago the server last archived a file of its log, and last failed to; None: never."""
+
+    done_s: float | None
+    failed_s: float | None
+
+
+_archived = text(
+    """
+    SELECT extract(epoch FROM now() - last_archived_time) AS done_s,
+           extract(epoch FROM now() - last_failed_time) AS failed_s
+    FROM pg_stat_archiver
+    """
+)
+
+
+def archived(connection: Connection) -> Archived:
+    """What the server knows of its archive. Of base backups it knows nothing."""
+    row = connection.execute(_archived).one()
+    return Archived(*(None if each is None else float(each) for each in row))
 
 
 def clock_s(connection: Connection) -> float:

@@ -19,7 +19,7 @@ from ledger.instants import from_timestamp, to_timestamp
 from ledger.replay import MAX_LISTED, Step, refuse_archived, share, snapshot
 from ledger.simulated_subject import SimulatedSubject
 from quota.buckets import Grant
-from quota.catalog import Catalog, parse_json
+from quota.catalog import Catalog, stored
 from quota.errors import InvalidRequest
 from quota.periods import DAY_MS, to_rfc3339
 
@@ -138,7 +138,7 @@ def step(engine: Engine, arguments: dict[str, Any], cursor: dict[str, Any] | Non
 
     Found are the subjects for whom something would have been another way; the result counts them, and lists the first.
     """
-    tenant, catalog = arguments["tenant"], parse_json(msgspec.json.encode(arguments["catalog"]))
+    tenant, catalog = arguments["tenant"], stored(arguments["catalog"])
     if arguments["from_ms"] >= arguments["to_ms"]:
         raise InvalidRequest("from must lie before to", field="from")
     since_ms = _since_ms(catalog, arguments["from_ms"])

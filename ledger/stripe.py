@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, func, insert, select, text
+import structlog
+from sqlalchemy import Connection, Row, case, func, insert, select, text
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from ledger import catalogs, subscriptions
@@ -21,13 +22,15 @@ from quota.entitlement import STATUSES_IN_FORCE, Subscription
 from quota.errors import UnknownPrice
 from quota.stripe_events import Heard, Snapshot, StripeEvent
 from quota.stripe_order import MAX_HEARD, newest
-from quota.stripe_terms import NEVER_BEGUN, Candidate, held, subject_of, subscription_of
+from quota.stripe_terms import ENDED, NEVER_BEGUN, Candidate, held, subject_of, subscription_of
 
 KEPT_DAYS = 40
 """Stripe tries for three days, and sends an event again by hand for thirty."""
 MAX_FORGOTTEN = 10_000
 MAX_OF_A_SUBJECT = 50
-"""The newest subscriptions that are looked at; the others ended long ago."""
+"""Subscriptions that are looked at: those in force before any that has ended, however long ago they were heard of."""
+
+log = structlog.get_logger()
 
 _lock_subscription = text("SELECT pg_advisory_xact_lock(hashtext('stripe subscription'), hashtext(:name))")
 # By the hash, which is what is locked: two names with one hash are one lock.
@@ -89,7 +92,7 @@ def take(connection: Connection, tenant: str, event: StripeEvent, *, now_ms: int
         change = _Change(event.subscription, known, _of_subject(connection, tenant, subject), running)
         wanted = change.wanted(subject, catalog, now_ms)
         if wanted is not None and wanted != running:
-            written.append((subject, subscriptions.put(connection, tenant, subject, wanted, by), wanted))
+            written.append((subject, subscriptions.put(connection, tenant, subject, wanted, by, now_ms=now_ms), wanted))
     return _noted(connection, tenant, event, Taken("applied", written))
 
 
@@ -142,15 +145,17 @@ def _remember(connection: Connection, tenant: str, event: StripeEvent, last: Hea
 
 
 def _of_subject(connection: Connection, tenant: str, subject: str) -> list[_Known]:
-    """All of Stripe's subscriptions of a subject, the newest last."""
-    table = stripe_subscriptions
+    """Stripe's subscriptions of a subject, the newest last."""
+    table, status = stripe_subscriptions, stripe_subscriptions.c.state["status"].astext
+    # One that is paid for by the year has no event for a year, and others may begin and end meanwhile.
+    tier = case((status.in_(STATUSES_IN_FORCE), 0), (status.in_(ENDED), 2), else_=1)
     query = (
         select(table)
         .where(table.c.tenant == tenant, table.c.subject == subject)
-        .order_by(table.c.created_s.desc(), table.c.id.desc())
+        .order_by(tier, table.c.created_s.desc(), table.c.id.desc())
         .limit(MAX_OF_A_SUBJECT)
     )
-    return [_read(row) for row in reversed(connection.execute(query).all())]
+    return sorted(map(_read, connection.execute(query)), key=lambda each: (each.created_s, each.id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +172,7 @@ class _Change:
         """What the subject is to hold, None where nothing of it changes."""
         running = self.running
         is_in_force = running is not None and running.at(now_ms).status in STATUSES_IN_FORCE
-        candidates = self._candidates(self.now, catalog)
+        candidates = self._candidates(self.now, catalog, now_ms)
         if not candidates:
             # Its last subscription belongs to another subject now.
             return replace(running, status="canceled", scheduled=None) if running is not None and is_in_force else None
@@ -178,23 +183,39 @@ class _Change:
         if is_in_force and not has_begun and found.subscription.status not in STATUSES_IN_FORCE:
             return None
         if found.id != self.id:
-            earlier = self._candidates(before, catalog, is_told=False)
+            earlier = self._candidates(before, catalog, now_ms, is_told=False)
             if earlier and held(earlier, catalog, now_ms) == found:
                 return None
         return found.subscription
 
-    def _candidates(self, known: Sequence[_Known], catalog: Catalog, *, is_told: bool = True) -> list[Candidate]:
-        """One that has ended, and of which nobody knows any more what it was, is left out, if it is not what changed.
-        Of one that is in force it is told: whoever pays for it would lose it."""
+    def _candidates(
+        self, known: Sequence[_Known], catalog: Catalog, now_ms: int, *, is_told: bool = True
+    ) -> list[Candidate]:
+        """One of which nobody knows any more what it buys is left out. It is told of if it is what changed, or if the
+        subject would have less for it: whoever pays would lose what it buys."""
         plan = None if self.running is None else self.running.plan
-        found = []
+        found: list[Candidate] = []
+        missing: UnknownPrice | None = None
         for each in known:
             try:
                 found.append(Candidate(each.id, subscription_of(each.state, catalog, plan)))
-            except UnknownPrice:
-                if is_told and (each.id == self.id or each.state.status in STATUSES_IN_FORCE):
+            except UnknownPrice as error:
+                if is_told and each.id == self.id:
                     raise
+                missing = error if each.state.status in STATUSES_IN_FORCE else missing
+        if is_told and missing is not None:
+            if not self._is_as_much(found, catalog, now_ms):
+                raise missing
+            log.warning("a subscription at Stripe is left out", reason=str(missing))
         return found
+
+    def _is_as_much(self, found: Sequence[Candidate], catalog: Catalog, now_ms: int) -> bool:
+        """Whether what is found is in force, and on a plan no lower than the one that runs."""
+        if not found:
+            return False
+        best = held(found, catalog, now_ms).subscription
+        running = None if self.running is None else catalog.plans.get(self.running.plan)
+        return best.status in STATUSES_IN_FORCE and (running is None or catalog.plans[best.plan].rank >= running.rank)
 
 
 _forget = text(

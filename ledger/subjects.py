@@ -14,6 +14,7 @@ _is_known = text(
     SELECT EXISTS (SELECT FROM subscriptions WHERE tenant = :tenant AND subject = :subject)
         OR EXISTS (SELECT FROM balances WHERE tenant = :tenant AND subject = :subject)
         OR EXISTS (SELECT FROM grants WHERE tenant = :tenant AND subject = :subject)
+        OR EXISTS (SELECT FROM overrides WHERE tenant = :tenant AND subject = :subject)
     """
 )
 

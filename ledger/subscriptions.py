@@ -21,10 +21,10 @@ from quota.errors import NotFound
 __all__ = ["change_due", "of_subject", "of_subject_locked", "of_subjects", "put", "schedule", "write"]
 
 
-def put(connection: Connection, tenant: str, subject: str, subscription: Subscription, by: By) -> int:
+def put(connection: Connection, tenant: str, subject: str, subscription: Subscription, by: By, *, now_ms: int) -> int:
     """Writes the subscription with what is scheduled of it, and nothing else is any more; the id of the announcement
-    to be told to Redis."""
-    return write(connection, tenant, subject, subscription, by)[1]
+    to be told to Redis. `now_ms` is Redis's clock."""
+    return write(connection, tenant, subject, subscription, by, now_ms=now_ms)[1]
 
 
 def write(

@@ -13,7 +13,7 @@ import msgspec
 
 from quota.catalog_paths import joined
 from quota.catalog_rules import contradictions
-from quota.catalog_shapes import misshapen
+from quota.catalog_shapes import misshapen, without_unknown
 from quota.errors import CatalogInvalid
 
 MAX_CONTRADICTIONS = 1_000
@@ -126,6 +126,19 @@ def parse_toml(text: str) -> Catalog:
 def parse_json(body: bytes) -> Catalog:
     """CatalogInvalid with the byte that is wrong, with the paths of wrong types, or with every contradiction."""
     return _checked(_decoded("JSON", lambda: msgspec.json.decode(body)))
+
+
+def stored(document: object) -> Catalog:
+    """A catalog that was checked when it was applied. A newer version may have checked it: keys that this one does not
+    know are passed over, and what it would refuse to take is served."""
+    try:
+        return msgspec.convert(document, Catalog)
+    except msgspec.ValidationError:
+        pass
+    try:
+        return msgspec.convert(without_unknown(document, Catalog), Catalog)
+    except msgspec.ValidationError as error:
+        raise CatalogInvalid([f"the stored catalog is of a newer version: {error}"]) from error
 
 
 def to_document(catalog: Catalog) -> dict[str, Any]:

@@ -46,6 +46,22 @@ def misshapen(path: str, value: object, wanted: Any) -> Iterator[str]:
         yield _not(path, value, wanted)
 
 
+def without_unknown(value: object, wanted: Any) -> Any:
+    """The same value without the keys that the type `wanted` does not have."""
+    origin, inner = get_origin(wanted), get_args(wanted)
+    if origin in (Union, UnionType):
+        (wanted,) = (each for each in inner if each is not NoneType)
+        return without_unknown(value, wanted)
+    if not isinstance(value, dict):
+        return value
+    if origin is dict:
+        return {name: without_unknown(each, inner[1]) for name, each in value.items()}
+    if not (isinstance(wanted, type) and issubclass(wanted, msgspec.Struct)):
+        return value
+    types = get_type_hints(wanted)
+    return {name: without_unknown(each, types[name]) for name, each in value.items() if name in types}
+
+
 def _misshapen_part(path: str, value: object, wanted: type[msgspec.Struct]) -> Iterator[str]:
     if not isinstance(value, dict):
         yield _not(path or "document", value, dict)

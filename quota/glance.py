@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from redis import Redis
 
 from quota import keys
-from quota.formats import NONE
+from quota.buckets import is_past
+from quota.formats import NONE, number
 from quota.journal import Place, parsed_entry
 
 MAX_ACCOUNTS = 100
@@ -51,17 +52,31 @@ def glance(connection: "Redis", offsets: Mapping[int, Place]) -> Glance:
 
 
 def shares_used(connection: "Redis", names: Sequence[str]) -> list[float | None]:
-    """Of each account by its key how much of its plan's limit is used, 1 is all of it; None where there is no limit, or
-    no account. Grants are left out of account."""
+    """Of each account by its key how much of what it may use is used, its plan's limit and its live grants together; 1
+    is all of it. None where there is no limit, or no account."""
     assert len(names) <= MAX_ACCOUNTS, f"a glance is at {MAX_ACCOUNTS} accounts at most"
+    if not names:
+        return []
     pipeline = connection.pipeline(transaction=False)
+    pipeline.time()
     for name in names:
-        pipeline.hmget(name, ("state", "rule"))
-    return [_share(*reply) for reply in pipeline.execute()] if names else []
+        pipeline.hmget(name, ("state", "rule", "grants"))
+    (seconds, _), *replies = pipeline.execute()
+    return [_share(*reply, now_ms=int(seconds) * 1000) for reply in replies]
 
 
-def _share(state: bytes | None, rule: bytes | None) -> float | None:
+def _share(state: bytes | None, rule: bytes | None, grants: bytes | None, *, now_ms: int) -> float | None:
     if state is None or rule is None:
         return None
-    used, limit = state.decode().split()[0], rule.decode().split()[5]
-    return None if limit == NONE or not int(limit) else int(used) / int(limit)
+    used, limit = int(state.decode().split()[0]), rule.decode().split()[5]
+    if limit == NONE:
+        return None
+    most = int(limit)
+    for grant in grants.decode().split(";") if grants else ():
+        _, _, expires, left, taken, held = grant.split()
+        # What has expired goes with what was taken of it, at the account's next touch.
+        if is_past(number(expires), now_ms):
+            used -= int(taken)
+        else:
+            most += int(left) + int(taken) + int(held)
+    return used / most if most else None

@@ -22,6 +22,7 @@ STATUS_OF = {
 }
 NEVER_BEGUN = ("incomplete", "incomplete_expired")
 """Nothing was paid yet: who has something from elsewhere loses nothing by it."""
+ENDED = tuple(status for status, ours in STATUS_OF.items() if ours == "canceled")
 _TIERS = {"paused": 1, "canceled": 0}
 
 

@@ -12,6 +12,7 @@ from quotagate.ledger_commands import ledger
 from quotagate.ledger_explaining import explain
 from quotagate.looking_commands import doctor, incidents, top
 from quotagate.process_commands import gateway, migrate, scheduler, up, worker
+from quotagate.subject_amending_commands import correct_counter, gift_units, override_limit, set_level
 from quotagate.subject_commands import subject
 
 
@@ -30,3 +31,5 @@ for command in (
 ):
     main.add_command(command)
 ledger.add_command(explain)
+for command in (override_limit, set_level, correct_counter, gift_units):
+    subject.add_command(command)

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quota.errors import CountersUnavailable, QuotagateError
+from quota.errors import CountersUnavailable, QuotagateError, first_line
 from quota.settings import Settings
 from quotagate import soundness
 from quotagate.operator import stores
+from quotagate.patience import saying_what_takes_long
 from quotagate.plain_commands import counted
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ Look = Callable[[Looked], Awaitable[list[str]]]
 def run_doctor(environment: Mapping[str, str], data: Path, *, incidents_h: int, as_json: bool) -> int:
     """Prints what is unsafe or broken, and how to mend it, and what has mended itself; how many findings there are."""
     settings = stores(environment, data, "redis_url", "database_url")
-    told = asyncio.run(_findings(settings, incidents_h))
+    with saying_what_takes_long("looking at both stores …"):
+        told = asyncio.run(_findings(settings, incidents_h))
     notes = [each for each in told if isinstance(each, Note)]
     found = [each for each in told if not isinstance(each, Note)]
     if as_json:
@@ -83,7 +85,7 @@ async def _findings(settings: Settings, incidents_h: int) -> list[str]:
         if not of_ledger:  # one that is not this version's cannot be asked for more, nor can one that is away
             looks += [_durable, _left_to_do, _incidents, _reconciled, _unsealed]
         if not of_counters and not of_ledger:
-            looks[:0] = [_belong_together, _journal]
+            looks[:0] = [_belong_together, _at_work, _journal]
         if not of_counters and not of_ledger:
             looks.append(_clocks)
         found = _settings(settings) + of_counters + of_ledger
@@ -126,7 +128,12 @@ async def _durable(looked: Looked) -> list[str]:
     from ledger.store import ALL_TENANTS
 
     shown = await looked.gateway.store.run(ALL_TENANTS, schema.settings_shown)
-    return [*soundness.of_ledger(shown), *map(Note, soundness.notes_of_ledger(shown, looked.settings))]
+    notes = [*soundness.notes_of_ledger(shown, looked.settings)]
+    if shown.get("archive_mode") == "off":
+        return [*soundness.of_ledger(shown), *map(Note, notes)]
+    archived = await looked.gateway.store.run(ALL_TENANTS, schema.archived)
+    notes += soundness.notes_of_archiving(archived)
+    return [*soundness.of_ledger(shown), *soundness.of_archiving(archived), *map(Note, notes)]
 
 
 async def _clocks(looked: Looked) -> list[str]:
@@ -143,6 +150,24 @@ async def _belong_together(looked: Looked) -> list[str]:
     from gateway.app import foreign
 
     return await foreign(looked.gateway.looking, looked.gateway.store)
+
+
+async def _at_work(looked: Looked) -> list[str]:
+    """Whether a worker of each role and a scheduler are there."""
+    return await asyncio.to_thread(_missing, looked.settings)
+
+
+def _missing(settings: Settings) -> list[str]:
+    import redis
+
+    from workers import presence
+
+    url, wait_s = settings.effective_broker_url, NO_ANSWER_S
+    try:
+        with redis.Redis.from_url(url, socket_timeout=wait_s, socket_connect_timeout=wait_s) as broker:
+            return presence.complaints(presence.look(broker))
+    except redis.RedisError as error:
+        raise CountersUnavailable(f"the broker cannot be reached: {first_line(error)}") from error
 
 
 async def _journal(looked: Looked) -> list[str]:

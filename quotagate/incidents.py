@@ -22,8 +22,12 @@ def run_incidents(
 ) -> int:
     """Prints the newest last; how many."""
     settings = stores(environment, data, "database_url")
-    with transaction(connect(settings.database_url, pool_size=1), ALL_TENANTS) as connection:
-        found = incidents.listed(connection, hours, kind, limit)
+    engine = connect(settings.database_url, pool_size=1)
+    try:
+        with transaction(engine, ALL_TENANTS) as connection:
+            found = incidents.listed(connection, hours, kind, limit)
+    finally:
+        engine.dispose()
     for each in found:
         if as_json:
             click.echo(json.dumps(each.to_document()))
@@ -36,7 +40,7 @@ def run_incidents(
         if named in WHAT_TO_DO:
             click.echo(f"{named}: {WHAT_TO_DO[named]}")
     if not found:
-        click.echo(f"No incidents in the last {hours} hours.")
+        click.echo(f"No incidents in the last {counted(hours, 'hour')}.")
     elif len(found) == limit:
         click.echo(f"The newest {limit:,} are shown; --limit shows more.")
     return len(found)

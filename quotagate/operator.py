@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,7 +75,8 @@ def run_reconcile(environment: Mapping[str, str], data: Path, *, corrections: st
             jobs.note_asked(connection, ALL_TENANTS, by_operator(), "reconcile", {"corrections": corrections})
     spare_the_collector()
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,} accounts"))
-    with Progress(*columns, console=Console(stderr=True), disable=as_json or not sys.stderr.isatty()) as progress:
+    is_quiet = as_json or not sys.stderr.isatty()
+    with closing(held), Progress(*columns, console=Console(stderr=True), disable=is_quiet) as progress:
         task = progress.add_task("comparing", total=None)
         run = held.reconcile.run_once(
             lambda compared: progress.update(task, completed=compared), Corrections(corrections)

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
@@ -41,7 +42,8 @@ def run_rebuild(
         jobs.note_asked(connection, ALL_TENANTS, by_operator(), "rebuild", told)
     spare_the_collector()
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,} accounts"))
-    with Progress(*columns, console=Console(stderr=True), disable=as_json or not sys.stderr.isatty()) as progress:
+    is_quiet = as_json or not sys.stderr.isatty()
+    with closing(held), Progress(*columns, console=Console(stderr=True), disable=is_quiet) as progress:
         task = progress.add_task("looking at", total=None)
         scope = Scope(tenant, subject, None if shard is None else frozenset((shard,)))
         done = held.rebuild.run(scope, lambda accounts: progress.update(task, completed=accounts))

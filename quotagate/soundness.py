@@ -6,9 +6,13 @@ wrong wherever it is run; a note is right in some places, and is to be known in 
 
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 from quota.settings import Settings, variable
+
+if TYPE_CHECKING:
+    from ledger.schema import Archived
 
 BYTES_AN_ENTRY = 210
 """In a journal, as long runs have measured it (docs/soak.md)."""
@@ -124,6 +128,26 @@ def notes_of_ledger(shown: Mapping[str, str], settings: Settings) -> Iterator[st
             "Postgres archives no log (archive_mode is off), and no backup can be seen from here: make sure that "
             "somebody makes base backups, and tries to restore one"
         )
+
+
+def of_archiving(archived: "Archived") -> Iterator[str]:
+    """Findings."""
+    done_s, failed_s = archived
+    if failed_s is not None and (done_s is None or failed_s < done_s):
+        since = "never has" if done_s is None else f"has not for {done_s:.0f} s"
+        yield (
+            f"Postgres cannot archive its log, and {since}: see last_failed_wal in pg_stat_archiver and the server's "
+            "log; a backup ends there, and the disk fills"
+        )
+
+
+def notes_of_archiving(archived: "Archived") -> Iterator[str]:
+    """Notes."""
+    done = "none yet" if archived.done_s is None else f"the last file {archived.done_s:.0f} s ago"
+    yield (
+        f"Postgres archives its log, {done}; how old the newest base backup is cannot be seen from here: make sure "
+        "that somebody makes them, and tries to restore one"
+    )
 
 
 def of_clocks(redis_s: float, postgres_s: float, here_s: float) -> Iterator[str]:

@@ -22,8 +22,14 @@ class Paper:
     now_ms: int
 
 
-def card(document: Mapping[str, Any], denials: Sequence[Mapping[str, Any]], tenant: str, paper: Paper) -> list[Text]:
-    """`document` as GET …/status shows it."""
+def card(
+    document: Mapping[str, Any],
+    overrides: Sequence[Mapping[str, Any]],
+    denials: Sequence[Mapping[str, Any]],
+    tenant: str,
+    paper: Paper,
+) -> list[Text]:
+    """`document` as GET …/status shows it, `overrides` as GET …/overrides does, each with who put it there."""
     lines = [Text.assemble((document["subject"], "bold"), f" of tenant {tenant}")]
     lines += [Text(f"  {name:<10}{value}") for name, value in _subscription(document, paper)]
     width = max((len(each["metric"]) for each in document["metrics"]), default=0)
@@ -31,6 +37,13 @@ def card(document: Mapping[str, Any], denials: Sequence[Mapping[str, Any]], tena
         if paper.columns is not None:
             lines.append(Text(""))
         lines += _metric(metric, width, paper)
+        lines += [_override(each, width, paper) for each in overrides if each["metric"] == metric["metric"]]
+    shown = {each["metric"] for each in document["metrics"]}
+    lines += [
+        Text(f"  {each['metric']}:").append_text(_override(each, 0, paper))
+        for each in overrides
+        if each["metric"] not in shown
+    ]
     if not document["metrics"]:
         lines.append(Text("  no metric: the plan in force names none"))
     if denials:
@@ -81,8 +94,20 @@ def _metric(metric: Mapping[str, Any], width: int, paper: Paper) -> Iterator[Tex
         yield Text(" " * (width + 2) + "; ".join((_period(metric, paper), *_more(metric))), "dim")
     for grant in metric["grants"]:
         ends = "never ends" if grant["expires_at"] is None else f"until {grant['expires_at']}"
-        indent = 4 if paper.columns is None or paper.columns < NARROW else width + 2
-        yield Text(f"{'':<{indent}}grant {grant['id']}: {grant['remaining']:,} left, {ends}", "dim")
+        yield Text(f"{_indent(width, paper)}grant {grant['id']}: {grant['remaining']:,} left, {ends}", "dim")
+
+
+def _override(override: Mapping[str, Any], width: int, paper: Paper) -> Text:
+    """What stands in place of the plan's limit, until when, who put it there, and why."""
+    limit = "unlimited" if override["limit"] is None else f"{override['limit']:,}"
+    instant = override["expires_at"]
+    ends = "never ends" if instant is None else f"until {instant}{_away(instant, paper)}"
+    words = f"override: {limit} in place of the plan's, {ends}; by {override['by']}: {override['reason']}"
+    return Text(_indent(width, paper) + " ".join(words.split()), "dim")
+
+
+def _indent(width: int, paper: Paper) -> str:
+    return " " * (4 if paper.columns is None or paper.columns < NARROW else width + 2)
 
 
 def _bar(used: int, held: int, limit: int | None, width: int, paper: Paper) -> str:

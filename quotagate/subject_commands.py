@@ -26,7 +26,7 @@ def _add_ons(_context: click.Context, _option: click.Parameter, values: tuple[st
 
 @click.group()
 def subject() -> None:
-    """Show one subject; grant it units, change its plan."""
+    """Show one subject; change its plan, limits and counters."""
 
 
 @subject.command("show")
@@ -109,6 +109,11 @@ def grant_units(
 @click.option(
     "--add-on", "add_ons", multiple=True, callback=_add_ons, metavar="NAME=N", help="So many of it; 0 takes it away."
 )
+@click.option(
+    "--status-until",
+    metavar="INSTANT",
+    help="For past_due and trialing: from when on the default plan holds, or `none`.  [default: what the catalog says]",
+)
 @click.option("--reason", help="Why, for the audit log.")
 @tenant_option
 @data_option
@@ -122,6 +127,7 @@ def subscribe_subject(
     anchor: str | None,
     at_period_end: bool,
     add_ons: dict[str, int],
+    status_until: str | None,
     reason: str | None,
     tenant: str,
     data: Path,
@@ -136,10 +142,17 @@ def subscribe_subject(
       quotagate subject subscribe u_1 pro --reason "paid by invoice"
       quotagate subject subscribe u_1 free --at-period-end
       quotagate subject subscribe u_1 pro --add-on extra_100=2 --add-on extra_10=0
+      quotagate subject subscribe u_1 pro --status past_due --status-until 2030-01-01T00:00:00Z
     """
     from quotagate.subject_running import run_subject_subscribe
 
-    fields = {"plan": plan, "status": status, "effective": "period_end" if at_period_end else "now"}
+    fields: dict[str, str | None] = {
+        "plan": plan,
+        "status": status,
+        "effective": "period_end" if at_period_end else "now",
+    }
     if anchor is not None:
         fields["anchor"] = anchor
+    if status_until is not None:
+        fields["status_until"] = None if status_until == "none" else status_until
     run_subject_subscribe(os.environ, data, tenant, subject, fields, add_ons=add_ons, reason=reason, as_json=as_json)

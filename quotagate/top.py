@@ -149,7 +149,7 @@ def shown(document: Document, every_s: float | None) -> Group:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("TENANT", "SUBJECT", "METRIC"):
         table.add_column(title, overflow="ellipsis", no_wrap=True)
-    for title in ("PASSED", "DENIED", "UNITS", "OF PLAN"):
+    for title in ("PASSED", "DENIED", "UNITS", "OF LIMIT"):
         table.add_column(title, justify="right", no_wrap=True)
     for each in document["busiest"]:
         share = each["share_used"]

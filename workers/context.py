@@ -47,6 +47,10 @@ class Context:
     reset: Reset
     stopping: threading.Event = field(default_factory=threading.Event)
 
+    def close(self) -> None:
+        """For commands, which run one job and go on. Redis's clients close themselves."""
+        self.engine.dispose()
+
     def forget(self) -> int:
         """Forgets idempotency keys that are past their time, and outages, reconciliations, jobs and events of Stripe's
         of long ago, in many small transactions; how many rows."""

@@ -87,6 +87,13 @@ def _jobs(settings: Settings) -> tuple[tuple[str, str, int], ...]:
     )
 
 
+def late_s(broker: "Redis", now_s: float) -> float | None:
+    """For how long the job that runs most often has been due; below zero while it is not. None if none is scheduled.
+    A scheduler names itself anew at each start, so it is known by what it does."""
+    due_at_s = broker.zscore(Scheduler.scheduled_jobs_key, "quotagate-watchdog")
+    return None if due_at_s is None else now_s - float(due_at_s)
+
+
 def _due_at(interval_s: int) -> int:
     return int((datetime.now(UTC) + timedelta(seconds=interval_s)).timestamp())
 

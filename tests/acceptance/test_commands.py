@@ -72,3 +72,4 @@ def test_incidents_are_told_in_words_and_what_to_do(system: System) -> None:
     assert (document["kind"], document["shard"], document["detail"]) == ("lost_entries", 5, detail)
     system.sql("DELETE FROM incidents WHERE kind = 'lost_entries'")
     assert system.command(*words).stdout == "No incidents in the last 24 hours.\n"
+    assert system.command(*words, "--hours", "1").stdout == "No incidents in the last 1 hour.\n"

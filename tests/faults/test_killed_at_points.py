@@ -1,6 +1,5 @@
 """kill -9 at the points that matter: a drain's, and of both servers while a drain is at work."""
 
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,14 +8,15 @@ from tests.faults.dying import ROUND, assert_nothing_is_missing_or_there_twice, 
 from tests.faults.dying_drain import DRAINS, SERVERS
 from tests.system import System
 
-SEED = 20261122
+SEED = 20261124
+KILLS = ROUND // 2
 
 
-def test_twenty_kills_at_six_points_lose_and_double_nothing(
+def test_ten_kills_at_six_points_lose_and_double_nothing(
     tmp_path_factory: pytest.TempPathFactory, catalog: Path
 ) -> None:
-    order = points(ROUND, SEED)
-    assert Counter(order) == dict.fromkeys(DRAINS, 4) | dict.fromkeys(SERVERS, 2)
+    order = points(ROUND, SEED)[:KILLS]
+    assert set(order) == {*DRAINS, *SERVERS}, "another seed, of which half a round has each of them"
     system = System(tmp_path_factory.mktemp("killed"), catalog=catalog, durability="always", deadline_ms="200").start()
     try:
         assert system.redis().config_get("appendfsync") == {"appendfsync": "always"}

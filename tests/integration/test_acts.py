@@ -13,12 +13,13 @@ from quota.entitlement import Subscription
 from quota.errors import Conflict
 from tests.integration.pipeline import Pipeline
 
+NOW_MS = 1_790_000_000_000
 BY = By("key_1", "192.0.2.7", "req-1", "they paid")
 
 
 def test_an_act_says_who_from_where_why_and_how_it_was_before_and_after(pipeline: Pipeline) -> None:
-    pipeline.call(subscriptions.put, "t", "u", Subscription("free", "active", None, {}), BY)
-    pipeline.call(subscriptions.put, "t", "u", Subscription("pro", "active", None, {"x": 2}), BY)
+    pipeline.call(subscriptions.put, "t", "u", Subscription("free", "active", None, {}), BY, now_ms=NOW_MS)
+    pipeline.call(subscriptions.put, "t", "u", Subscription("pro", "active", None, {"x": 2}), BY, now_ms=NOW_MS)
 
     rows = pipeline.rows(
         "SELECT act, actor, origin, request_id, reason, subject, object, before ->> 'plan', after ->> 'plan' "
@@ -34,7 +35,7 @@ def test_an_act_says_who_from_where_why_and_how_it_was_before_and_after(pipeline
 
 def test_what_was_not_done_is_not_kept(pipeline: Pipeline) -> None:
     def put_and_fail(connection: Connection) -> None:
-        subscriptions.put(connection, "t", "u", Subscription("free", "active", None, {}), BY)
+        subscriptions.put(connection, "t", "u", Subscription("free", "active", None, {}), BY, now_ms=NOW_MS)
         raise RuntimeError("the gateway dies here")
 
     with pytest.raises(RuntimeError):

@@ -7,7 +7,7 @@ from quota.settings import Settings
 from tests.conftest import SHARDS, Database, Stores
 from tests.integration.changing_catalogs import AFTER, changed_under
 
-MANY = 20_000
+MANY = 4_000
 MOST_COMMANDS_A_SHARD = 8
 """A script of four commands, and what a call may send besides."""
 

@@ -101,6 +101,28 @@ def test_add_ons_are_counted_where_they_are_in_force_and_bought(pipeline: Pipeli
     assert counted(pipeline, "adds.m = 1", "adds.m = 2")["add_ons.other"].subjects == 0
 
 
+def test_who_is_late_is_counted_until_the_grace_ends_and_by_what_it_falls_to_after(pipeline: Pipeline) -> None:
+    pipeline.rows(
+        "UPDATE subscriptions SET status = 'past_due', status_until = timestamptz '2026-09-01Z' WHERE subject = 's0' "
+        "RETURNING 1"
+    )
+    # An end that is left of a status before.
+    pipeline.rows("UPDATE subscriptions SET status_until = timestamptz '2026-09-01Z' WHERE subject = 's2' RETURNING 1")
+    pro = counted(pipeline, "limit = 100", "limit = 50")["plans.pro.limits.m"]
+    assert (pro.subjects, pro.over_limit) == (4, 2), "without s0"
+    assert counted(pipeline, "limit = 10,", "limit = 6,")["plans.free.limits.m"].over_limit == 3, "with s0"
+
+
+def test_who_has_an_override_is_not_over_the_plans_limit(pipeline: Pipeline) -> None:
+    pipeline.rows(
+        'INSERT INTO overrides (tenant, subject, metric, "limit", expires_at, reason, changed_by) VALUES '
+        "('t', 's0', 'm', 500, NULL, 'deal', 'test'), ('t', 's1', 'm', 500, timestamptz '2026-09-01Z', 'deal', 'test') "
+        "RETURNING 1"
+    )
+    pro = counted(pipeline, "limit = 100", "limit = 50")["plans.pro.limits.m"]
+    assert (pro.subjects, pro.over_limit) == (5, 2), "s0 is not over, and what s1 had is over"
+
+
 def test_subjects_of_a_plan_that_goes_are_compared_with_the_one_that_they_fall_to(pipeline: Pipeline) -> None:
     pro = CATALOG[CATALOG.index("[plans.pro]") : CATALOG.index("[add_ons.extra]")]
     found = counted(pipeline, pro, "")

@@ -10,12 +10,14 @@ import redis
 from click.testing import CliRunner
 from sqlalchemy import Engine, NullPool, create_engine, text
 
-from ledger import incidents
+from ledger import incidents, schema
+from ledger.store import ALL_TENANTS, connect, transaction
 from quota import keys
 from quota.lives import Looking
 from quotagate.cli import main
 from quotagate.doctor import run_doctor
 from tests.conftest import SHARDS, Database, Stores
+from tests.integration.at_work import put_all
 
 NOBODY = "redis://127.0.0.1:1/0"
 NOWHERE = "postgresql://nobody:nothing@127.0.0.1:1/nothing"
@@ -69,6 +71,7 @@ def doctor(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> Doctor:
+    put_all(connection)
     usual = {"redis_url": stores.redis_url, "database_url": database.application_url, "journal_entries": "1000"}
     return Doctor(usual, tmp_path, capsys)
 
@@ -83,6 +86,21 @@ def test_a_fresh_deployment_has_nothing(doctor: Doctor) -> None:
     assert doctor() == []
 
 
+def test_nobody_at_work_is_told_before_anything_waits(doctor: Doctor, connection: "redis.Redis") -> None:
+    connection.delete("rq:workers:quotagate-jobs")
+    (finding,) = doctor()
+    assert finding == "no worker of the role jobs is registered: start `quotagate worker --role jobs`"
+    (away,) = doctor(broker_url=NOBODY)
+    assert away.startswith("the broker cannot be reached: ")
+
+
+def test_the_login_of_the_application_may_ask_for_the_archive(database: Database) -> None:
+    engine = connect(database.application_url, pool_size=1)
+    with transaction(engine, ALL_TENANTS) as connection:
+        assert schema.archived(connection) == (None, None)
+    engine.dispose()
+
+
 def test_it_says_so_in_words_as_well(
     stores: Stores,
     connection: "redis.Redis",
@@ -91,6 +109,7 @@ def test_it_says_so_in_words_as_well(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    put_all(connection)
     urls = {"QUOTAGATE_REDIS_URL": stores.redis_url, "QUOTAGATE_DATABASE_URL": database.application_url}
     assert run_doctor(urls, tmp_path, incidents_h=24, as_json=False) == 0
     assert capsys.readouterr().out == "✓ Redis and Postgres can keep what the gateway acknowledges.\n"

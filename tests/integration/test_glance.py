@@ -35,6 +35,16 @@ def test_a_look_costs_two_commands_a_shard_and_one_a_row_however_many_accounts_t
     assert set(counted) <= {"cmdstat_time", "cmdstat_info", "cmdstat_client|setinfo", "cmdstat_hello", "cmdstat_auth"}
 
 
+def test_grants_are_part_of_what_may_be_used_until_they_expire(connection: "redis.Redis") -> None:
+    names = [f"qg:{{0}}:a:t:u_{each}:m" for each in range(4)]
+    rule = "1 1 9 9 - {} hard x"
+    connection.hset(names[0], mapping={"state": "15 -", "rule": rule.format(10), "grants": "1 0 - 5 5 0;2 0 - 10 0 0"})
+    connection.hset(names[1], mapping={"state": "13 -", "rule": rule.format(10), "grants": "1 0 1000 0 5 0"})
+    connection.hset(names[2], mapping={"state": "5 -", "rule": rule.format(0), "grants": "1 0 - 5 5 0"})
+    connection.hset(names[3], mapping={"state": "5 -", "rule": rule.format("-"), "grants": "1 0 - 5 5 0"})
+    assert shares_used(connection, names) == [0.5, 0.8, 0.5, None]
+
+
 def test_what_waits_is_what_the_ledger_has_not_got_and_an_unreadable_entry_hides_nothing(
     connection: "redis.Redis",
 ) -> None:

@@ -10,12 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 
-from ledger import catalogs, stripe, subscriptions
+from ledger import catalogs, overrides, stripe, subscriptions
 from ledger.acts import By
 from ledger.store import transaction
 from quota.catalog import Catalog, parse_toml
-from quota.entitlement import Subscription
+from quota.entitlement import Override, Subscription
 from quota.errors import UnknownPrice
+from quota.keys import AccountName
 from quota.stripe_events import Heard, Snapshot, StripeEvent
 from tests.integration.pipeline import Pipeline
 
@@ -167,6 +168,39 @@ def test_a_living_one_whose_price_has_left_the_catalog_is_not_forgotten_for_anot
         take(shop, told("evt_2", state("canceled", "price_starter"), 2, "sub_2"))
     take(shop, told("evt_3", state("canceled"), 3))
     assert take(shop, told("evt_2", state("canceled", "price_starter"), 2, "sub_2")) == "applied"
+
+
+def test_an_upgrade_is_not_refused_for_another_subscription_whose_price_has_left_the_catalog(shop: Pipeline) -> None:
+    take(shop, told("evt_1", state(), 1, "sub_old"))
+    take(shop, told("evt_2", state(price="price_starter"), 2, "sub_new"))
+    apply(shop, parse_toml(CATALOG.replace("price_pro", "price_pro_2")))
+    with pytest.raises(UnknownPrice):  # the old one is what is held, and the new one is less
+        take(shop, told("evt_3", state("past_due", "price_starter"), 3, "sub_new"))
+    assert take(shop, told("evt_4", state(price="price_pro_2"), 4, "sub_new")) == "applied"
+    found = held(shop)
+    assert found is not None
+    assert (found.plan, found.status) == ("pro", "active")
+
+
+def test_one_that_is_paid_for_is_held_however_many_others_have_ended_since(shop: Pipeline) -> None:
+    take(shop, told("evt_0", state(), 1, "sub_paid"))
+    for number in range(stripe.MAX_OF_A_SUBJECT):
+        ended = state("canceled", price="price_starter")
+        take(shop, told(f"evt_b{number}", ended, 2 + number, f"sub_{number:03}", kind="deleted"))
+    found = held(shop)
+    assert found is not None
+    assert (found.plan, found.status) == ("pro", "active")
+
+
+def test_what_is_due_is_told_by_the_clock_of_redis(shop: Pipeline) -> None:
+    """Which is a long way behind Postgres's here."""
+    account, day_ms = AccountName("t", "u", "m"), 86_400_000
+    shop.call(overrides.set_limit, account, Override(500, NOW_MS + day_ms), By("k", reason="deal"), NOW_MS)
+    take(shop, told("evt_1", state(cancels_at_s=NOW_MS // 1000 + 10 * 86_400), 1))
+    assert shop.rows('SELECT "limit" FROM overrides') == [(500,)]
+    found = held(shop)
+    assert found is not None
+    assert found.status == "active"
 
 
 def test_a_second_with_more_events_than_are_kept_goes_on_from_its_end(shop: Pipeline) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from ledger.schema import Archived
 from quota.settings import Settings
 from quotagate import soundness
 
@@ -112,3 +113,20 @@ def told(found: list[str], said: str | None) -> None:
     else:
         (sentence,) = found
         assert said in sentence
+
+
+@pytest.mark.parametrize(
+    ("done_s", "failed_s", "said"),
+    [
+        (None, None, None),
+        (30.0, None, None),
+        (30.0, 600.0, None),
+        (600.0, 30.0, "Postgres cannot archive its log, and has not for 600 s: see last_failed_wal"),
+        (None, 30.0, "Postgres cannot archive its log, and never has: see last_failed_wal"),
+    ],
+)
+def test_an_archive(done_s: float | None, failed_s: float | None, said: str | None) -> None:
+    archived = Archived(done_s, failed_s)
+    told(list(soundness.of_archiving(archived)), said)
+    done = "none yet" if done_s is None else f"the last file {done_s:.0f} s ago"
+    told(list(soundness.notes_of_archiving(archived)), f"Postgres archives its log, {done}; how old")

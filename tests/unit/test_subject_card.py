@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from quotagate.subject_card import Paper, card
-from quotagate.subject_running import changes
+from quotagate.subject_telling import changes
 
 NOW_MS = 1_795_392_000_000  # 2026-11-23T00:00:00Z
 MONTH = {"kind": "month", "start": "2026-11-01T00:00:00Z", "end": "2026-12-01T00:00:00Z"}
@@ -35,8 +35,8 @@ def status(*metrics: dict[str, Any], **subscription: Any) -> dict[str, Any]:
     return {"subject": "u_1", "plan": "pro", "subscription": usual, "metrics": list(metrics)}
 
 
-def lines(document: dict[str, Any], paper: Paper = WIDE) -> list[str]:
-    return [line.plain for line in card(document, [], "default", paper)]
+def lines(document: dict[str, Any], paper: Paper = WIDE, *overrides: dict[str, Any]) -> list[str]:
+    return [line.plain for line in card(document, overrides, [], "default", paper)]
 
 
 @pytest.mark.parametrize(
