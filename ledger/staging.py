@@ -2,9 +2,10 @@
 that take the whole batch at once.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
+from typing import Any
 
 import msgspec
 from psycopg import sql
@@ -106,6 +107,15 @@ def stage(connection: Connection, batch: Sequence[Entry], rows: Iterable[str] | 
             copy.write(some)
     if any(entry.used_after is None for entry in batch):
         connection.execute(_balance_late_entries)
+
+
+def stage_again(connection: Connection, chosen: str, words: Mapping[str, Any]) -> None:
+    """Stages entries that the ledger has, for what should have followed from them. `chosen` is our own SQL, from FROM
+    on; it calls the entries `e`."""
+    connection.execute(_make_staging)
+    names = [column.name for column in entries.columns]
+    into, read = ", ".join(names), ", ".join(f"e.{name}" for name in names)
+    connection.execute(text(f"INSERT INTO staging ({into}) SELECT {read} {chosen}"), words)
 
 
 def unstage(connection: Connection) -> None:
