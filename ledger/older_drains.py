@@ -3,12 +3,16 @@ by the newer one's jobs, and put right.
 """
 
 from collections.abc import Sequence
+from datetime import timedelta
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Text, and_, cast, literal, select, text
 
 from ledger import gifts_booked, movements
 from ledger.accounts import names_of
+from ledger.gift_table import gifts
+from ledger.gifts import UNSETTLED
 from ledger.staging import stage_again, unstage
+from ledger.tables import entries
 from quota.keys import AccountName
 
 LEFT_FOR_S = 60
@@ -30,11 +34,14 @@ _waiting = text(
     """
 )
 
-_of_gifts = """
-    FROM gifts g JOIN entries e ON (e.tenant, e.subject, e.metric) = (g.tenant, g.giver, g.metric) AND e.kind = 'gift'
-         AND e.detail = 'gift:' || g.id AND e.occurred_at >= g.asked_at - interval '1 day'
-    WHERE g.id = ANY(CAST(:ids AS uuid[])) AND g.state IN ('asked', 'taken')
-"""
+_is_of_gift = and_(
+    entries.c.tenant == gifts.c.tenant,
+    entries.c.subject == gifts.c.giver,
+    entries.c.metric == gifts.c.metric,
+    entries.c.kind == "gift",
+    entries.c.detail == gifts_booked.PREFIX + cast(gifts.c.id, Text),
+    entries.c.occurred_at >= gifts.c.asked_at - literal(timedelta(days=1)),
+)
 
 
 def book_gifts(connection: Connection) -> int:
@@ -42,7 +49,9 @@ def book_gifts(connection: Connection) -> int:
     ids = list(connection.execute(_waiting, {"left_for_s": LEFT_FOR_S, "most": MOST}).scalars())
     if not ids:
         return 0
-    stage_again(connection, _of_gifts, {"ids": ids})
+    # Of those that are settled by now a drain of this version has booked the entry.
+    is_left = and_(gifts.c.id.in_(ids), gifts.c.state.in_(UNSETTLED))
+    stage_again(connection, select(*entries.columns).join(gifts, _is_of_gift).where(is_left))
     movements.move_grant_balances(connection)
     gifts_booked.book_staged(connection)
     unstage(connection)

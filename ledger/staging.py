@@ -2,14 +2,14 @@
 that take the whole batch at once.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import Any
 
 import msgspec
 from psycopg import sql
-from sqlalchemy import Column, Connection, MetaData, Table, Text, delete, text
+from sqlalchemy import Column, Connection, MetaData, Select, Table, Text, delete, insert, text
 
 from ledger.instants import to_timestamp
 from ledger.tables import entries
@@ -109,13 +109,10 @@ def stage(connection: Connection, batch: Sequence[Entry], rows: Iterable[str] | 
         connection.execute(_balance_late_entries)
 
 
-def stage_again(connection: Connection, chosen: str, words: Mapping[str, Any]) -> None:
-    """Stages entries that the ledger has, for what should have followed from them. `chosen` is our own SQL, from FROM
-    on; it calls the entries `e`."""
+def stage_again(connection: Connection, chosen: Select[Any]) -> None:
+    """Stages entries that the ledger has, with all their columns, for what should have followed from them."""
     connection.execute(_make_staging)
-    names = [column.name for column in entries.columns]
-    into, read = ", ".join(names), ", ".join(f"e.{name}" for name in names)
-    connection.execute(text(f"INSERT INTO staging ({into}) SELECT {read} {chosen}"), words)
+    connection.execute(insert(staging).from_select([column.name for column in entries.columns], chosen))
 
 
 def unstage(connection: Connection) -> None:
