@@ -22,6 +22,7 @@ from tests.conftest import SHARDS, Database, Stores
 from tests.integration.counting import within
 from tests.integration.pipeline import Pipeline
 from tests.integration.replaying import through
+from workers.announce import Announcer
 
 CATALOG: Catalog = parse_toml("""
 default_plan = "free"
@@ -187,6 +188,26 @@ def test_what_is_taken_again_after_the_ledger_had_it_goes_back_to_the_giver(on_s
         assert (scene.state(gift), scene.lefts()) == ("given", (5, 4))
         rows = scene.pipeline.rows("SELECT act, subject, after ->> 'to' FROM acts WHERE act LIKE 'gift.%' ORDER BY id")
         assert rows == [("gift.given", GIVER, RECEIVER), ("gift.returned", GIVER, GIVER)]
+        scene.assert_all_agree()
+
+    on_scene(story)
+
+
+def test_a_gift_whose_entry_an_older_drain_booked_is_given_once(on_scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(scene: Scene) -> None:
+        await scene.grant(GIVER, 9)
+        gift = scene.ask(4)
+        assert await scene.take(gift) == "taken"
+        with monkeypatch.context() as older:
+            older.setattr("ledger.entries.gifts_booked.book_staged", lambda _: None)
+            older.setattr("ledger.entries.movements.move_grant_balances", lambda _: None)
+            scene.pipeline.drained()
+        assert (scene.state(gift), scene.lefts()) == ("asked", (9, 0))
+        monkeypatch.setattr("ledger.older_drains.LEFT_FOR_S", 0)
+        announcer = Announcer(scene.pipeline.connection, scene.pipeline.engine)
+        for _ in range(2):
+            announcer.run_once()
+            assert (scene.state(gift), scene.lefts()) == ("given", (5, 4))
         scene.assert_all_agree()
 
     on_scene(story)

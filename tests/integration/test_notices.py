@@ -30,7 +30,7 @@ def scene(connection: "redis.Redis", database: Database) -> Iterator[Resetting]:
 
 
 def put(scene: Resetting, plan: str, status: str = "active", by: By = BY) -> None:
-    scene.pipeline.call(subscriptions.put, "t", "u", Subscription(plan, status, None, {}), by)
+    scene.pipeline.call(subscriptions.put, "t", "u", Subscription(plan, status, None, {}), by, now_ms=scene.now_ms)
 
 
 def entries(scene: Resetting) -> list[Entry]:
@@ -114,6 +114,26 @@ def test_what_a_gateway_did_not_live_to_tell_becomes_entries_by_the_job(
     announcer.run_once()
     scene.pipeline.drained()
     assert in_ledger(scene) == [("open", "pro")]
+
+
+def test_what_an_older_drain_left_is_taken_away_and_keeps_nobody_waiting(
+    scene: Resetting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It books the entries, and does not know of notices."""
+    for number in range(notices.MAX_WAITING):
+        put(scene, "pro", "active" if number % 2 else "past_due")
+    scene.bring_in(ACCOUNT)
+    with monkeypatch.context() as older:
+        older.setattr("ledger.entries.notices.note_staged", lambda _: None)
+        scene.pipeline.drained()
+    with pytest.raises(TooMany):
+        put(scene, "free")
+    monkeypatch.setattr("workers.announce.OLDER_THAN_S", 0.0)
+    Announcer(scene.connection, scene.engine).run_once()
+    assert scene.pipeline.rows("SELECT count(*) FROM notices WHERE metric = 'm'") == [(0,)]
+    scene.pipeline.drained()
+    assert len(in_ledger(scene)) == notices.MAX_WAITING
+    put(scene, "free")
 
 
 def test_an_account_has_room_for_so_many_changes_that_the_ledger_has_not_got(scene: Resetting) -> None:
