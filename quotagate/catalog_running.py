@@ -23,6 +23,7 @@ from quota.periods import from_rfc3339
 from quotagate import catalog_printing
 from quotagate.catalog_file import read_catalog
 from quotagate.operator import by_operator, stores
+from quotagate.patience import saying_what_takes_long
 from quotagate.plain_commands import counted
 
 
@@ -108,7 +109,8 @@ async def _apply(
 
     gateway = Gateway(stores(environment, data, "redis_url", "database_url"))
     try:
-        parts = await gateway.open()
+        with saying_what_takes_long("opening the stores …"):
+            parts = await gateway.open()
         return await apply_catalog(
             gateway.store,
             parts.admission,
@@ -124,7 +126,8 @@ async def _apply(
 
 def _compared(environment: Mapping[str, str], data: Path, file: Path, tenant: str) -> Compared:
     catalog = read_catalog(file)
-    with _ledger(environment, data, tenant) as connection:
+    words = "counting for how many subjects something changes …"
+    with saying_what_takes_long(words), _ledger(environment, data, tenant) as connection:
         version, current = catalogs.newest(connection, tenant)
         effects = catalog_effects.counted(connection, tenant, current, catalog, int(time.time() * 1000))
     return Compared(catalog, version, difference(current, catalog), effects)

@@ -16,6 +16,7 @@ from quota.errors import CountersUnavailable, QuotagateError, first_line
 from quota.settings import Settings
 from quotagate import soundness
 from quotagate.operator import stores
+from quotagate.patience import saying_what_takes_long
 from quotagate.plain_commands import counted
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ Look = Callable[[Looked], Awaitable[list[str]]]
 def run_doctor(environment: Mapping[str, str], data: Path, *, incidents_h: int, as_json: bool) -> int:
     """Prints what is unsafe or broken, and how to mend it, and what has mended itself; how many findings there are."""
     settings = stores(environment, data, "redis_url", "database_url")
-    told = asyncio.run(_findings(settings, incidents_h))
+    with saying_what_takes_long("looking at both stores …"):
+        told = asyncio.run(_findings(settings, incidents_h))
     notes = [each for each in told if isinstance(each, Note)]
     found = [each for each in told if not isinstance(each, Note)]
     if as_json:

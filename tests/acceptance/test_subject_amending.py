@@ -4,8 +4,12 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
+from click.testing import CliRunner
 
+from quotagate import subject_amending
+from quotagate.cli import main
 from tests.acceptance.shell import Shell
 from tests.conftest import Tenant
 from tests.system import System, eventually
@@ -77,6 +81,22 @@ def test_a_gift_is_waited_for_until_the_receiver_can_use_it(shell: Shell) -> Non
     status, out, told = shell.run("gift", "u_1", "u_2", "credits", "15", "--json")
     assert (status, out) == (2, "") and "u_1 has 5 unused units" in told
     assert ("gift.given", "cli", "ticket 4711") in shell.acts()
+
+
+def test_a_gift_that_takes_long_is_said_to_be_on_its_way_and_is_given_once(
+    shell: Shell, system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subject_amending, "GIVEN_WITHIN_S", 0.3)
+    assert shell.run("grant", "u_1", "credits", "20", *WHY)[0] == 0
+    where = ["--tenant", shell.tenant.name, "--data", str(system.data)]
+    with psycopg.connect(system.urls["database"]) as connection:
+        connection.execute("SELECT FROM shards FOR UPDATE")  # the drain waits for it
+        done = CliRunner().invoke(main, ["subject", "gift", "u_1", "u_2", "credits", "15", *where])
+        assert done.exit_code == 1, done.output
+        assert "not given yet" in done.stdout and "do not ask again" in done.stderr
+        assert metric(shell, "u_2")["remaining"] == 35
+    eventually(lambda: metric(shell, "u_2")["remaining"] == 50, "the drain has booked it")
+    assert metric(shell, "u_1")["remaining"] == 40
 
 
 def test_a_status_that_ends_is_shown_with_when_it_does(shell: Shell) -> None:

@@ -76,7 +76,7 @@ def test_an_upgrade_that_was_paid_passes_the_next_request_on_each(clients: list[
     print(f"after the answer: p50 {statistics.median(took_ms):.1f} ms, max {max(took_ms):.1f} ms")
 
 
-@pytest.mark.parametrize("how", ["catalog", "downgrade"])
+@pytest.mark.parametrize("how", ["catalog", "downgrade", "override"])
 def test_a_lowered_limit_is_seen_by_the_next_request_on_each(clients: list[httpx.Client], how: str) -> None:
     for number in range(6):
         subject, limit = f"{how}_{number}", 3 + number
@@ -85,6 +85,9 @@ def test_a_lowered_limit_is_seen_by_the_next_request_on_each(clients: list[httpx
         assert [asked(each, subject, 2).status_code for each in clients] == [200] * 3
         if how == "catalog":
             put(clients[number % 3], "/v1/catalog", catalog(free=1, pro=limit))
+        elif how == "override":
+            override = {"limit": limit, "reason": "abuse"}
+            put(clients[number % 3], f"/v1/subjects/{subject}/overrides/calls", override)
         else:
             limit = 1
             put(clients[number % 3], f"/v1/subjects/{subject}/subscription", {"plan": "free"})

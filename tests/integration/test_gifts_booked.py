@@ -261,3 +261,30 @@ def test_of_gifts_to_and_fro_not_a_unit_is_lost_whatever_dies(on_scene: Any) -> 
         scene.assert_all_agree()
 
     on_scene(story)
+
+
+def ask_with_key(pipeline: Pipeline, now_ms: int) -> tuple[Gift, bool]:
+    words = {"by": By("k"), "idempotency_key": "once", "caps": None, "now_ms": now_ms}
+    return pipeline.call(gifts.ask, "t", Wanted(GIVER, RECEIVER, "m", 1), **words)
+
+
+def test_a_key_is_known_for_a_day(pipeline: Pipeline) -> None:
+    now_ms = pipeline.shard.now_ms()
+    first, _ = ask_with_key(pipeline, now_ms)
+    assert ask_with_key(pipeline, now_ms + 2 * gifts.KEY_KEPT_MS) == (first, True)  # it is not settled
+    pipeline.rows("UPDATE gifts SET state = 'given' RETURNING id")
+    assert ask_with_key(pipeline, now_ms + gifts.KEY_KEPT_MS - 1)[1]
+    second, is_known = ask_with_key(pipeline, now_ms + gifts.KEY_KEPT_MS)
+    assert (is_known, second.id == first.id) == (False, False)
+
+
+def test_a_receiver_gets_no_more_grants_than_an_account_may_have(pipeline: Pipeline) -> None:
+    for giver in ("g1", "g2"):
+        for priority in range(40):
+            words = {"amount": 1, "priority": priority, "expires_ms": None, "by": By("k", reason="to give away")}
+            pipeline.call(grants.add, "t", giver, "m", **words)
+    words = {"by": By("k"), "idempotency_key": None, "caps": None, "now_ms": pipeline.shard.now_ms()}
+    pipeline.call(gifts.ask, "t", Wanted("g1", RECEIVER, "m", 40), **words)
+    with pytest.raises(TooMany, match="more than fit in"):
+        pipeline.call(gifts.ask, "t", Wanted("g2", RECEIVER, "m", 40), **words)
+    pipeline.call(gifts.ask, "t", Wanted("g2", RECEIVER, "m", 24), **words)

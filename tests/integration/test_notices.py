@@ -1,12 +1,14 @@
 """Changes of a subject's terms become entries, each exactly once, whatever dies in between."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
 
-from ledger import grants, notices, replay_verification, subscriptions
+from ledger import grants, notices, openings, replay_verification, subscriptions
 from ledger.acts import By
+from quota import protocol
 from quota.entitlement import Subscription
 from quota.errors import TooMany
 from quota.journal import About, Entry
@@ -183,3 +185,22 @@ def test_the_entry_of_a_grant_says_who_gave_it_and_why(scene: Resetting, kind: s
     lose_redis(scene)
     scene.bring_in(ACCOUNT, epoch=2)
     assert entries(scene) == []
+
+
+def test_no_entry_comes_before_the_terms_that_it_tells_of(scene: Resetting, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.used(ACCOUNT, 4)
+    of_subjects, is_put = openings.subscriptions.of_subjects, []
+
+    def of_subjects_and_put(*words: Any) -> Any:
+        found = of_subjects(*words)
+        if not is_put:
+            is_put.append(True)
+            put(scene, "pro")  # another gateway's, committed between two reads of this one
+        return found
+
+    monkeypatch.setattr(openings.subscriptions, "of_subjects", of_subjects_and_put)
+    for _ in range(2):
+        scene.bring_in(ACCOUNT)
+        shard = scene.shard(ACCOUNT)
+        shard.run(protocol.publish(shard.number, "t", 1, [ACCOUNT.key(shard.number)]))
+    assert [each.window.terms.plan for each in entries(scene) if each.kind == "open"] == ["pro"]
