@@ -10,7 +10,7 @@ install: .venv/installed  ## make .venv with everything in it; its bin/quotagate
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "quotagate needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { echo "no virtual environment can be made: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch .venv/installed
 
