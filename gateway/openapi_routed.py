@@ -142,7 +142,7 @@ ROUTED = {
     ("/v1/subjects/{subject}/overrides", "get"): Routed("ListOverrides", "Overrides", _OF_READING, is_paged=True),
     ("/v1/subjects/{subject}/corrections", "post"): Routed(
         "CorrectCounter",
-        "Level",
+        "Correction",
         (*_OF_WRITING, 404, 409, 422),
         links={"status": _OF_SUBJECT["status"]},
         body="CorrectionRequest",
@@ -151,7 +151,7 @@ ROUTED = {
     ),
     ("/v1/gifts", "post"): Routed(
         "GiveGift",
-        "Gift",
+        "GiftResult",
         (*_OF_WRITING, 404, 409, 422),
         201,
         links={"gift": link("ReadGift", "How far it is", path={"id": "/id"})},
