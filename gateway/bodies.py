@@ -117,7 +117,7 @@ class NothingRequest(_Body, frozen=True):
 
 
 class SubscriptionRequest(_Body, frozen=True):
-    """The plan that a subject is on from now, or from the end of the period that runs."""
+    """The whole subscription, from now or from the period's end: an anchor and add-ons that are left out are gone."""
 
     plan: Identifier
     status: Literal["active", "trialing", "past_due", "canceled", "paused"] = "active"
