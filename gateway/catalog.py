@@ -27,8 +27,8 @@ MAX_VERSION_DIGITS = 18
 """Of a bigint any such number is one; no catalog changes so often."""
 MAX_VERSION = 2**63 - 1
 NO_VERSION = -1
-_tag = re.compile(r'\*|"(?P<version>[0-9]{1,18})"|(?:W/)?"[!#-~]*"')
-"""A weak tag matches nothing in If-Match (RFC 9110, section 13.1.1)."""
+_tag = re.compile(r'\*|(?P<quote>"?)(?P<version>[0-9]{1,18})(?P=quote)|(?:W/)?"[!#-~]*"')
+"""Bare or quoted, as an idempotency key is. A weak tag matches nothing in If-Match (RFC 9110, section 13.1.1)."""
 
 
 async def apply_catalog(
@@ -152,7 +152,7 @@ def based_on_in(values: Sequence[bytes]) -> int | None:
     something else than a version. InvalidRequest."""
     found = _tag.fullmatch(values[0].decode("latin-1").strip()) if len(values) == 1 else None
     if values and found is None:
-        raise InvalidRequest('If-Match is one ETag of GET /v1/catalog, such as "7", with its quotes', field="If-Match")
+        raise InvalidRequest('If-Match is one ETag of GET /v1/catalog, such as "7"', field="If-Match")
     if found is None or found[0] == "*":
         return None
     return int(found["version"]) if found["version"] else NO_VERSION

@@ -33,7 +33,7 @@ OF_WRITING: list[Schema] = [
         "in": "header",
         "description": "The `ETag` of the version that was looked at; a 412 if another one holds by now",
         "required": False,
-        "schema": {"type": "string", "pattern": r'^(\*|(W/)?"[!#-~]*")$'},
+        "schema": {"type": "string", "pattern": r'^(\*|[0-9]{1,18}|(W/)?"[!#-~]*")$'},
     },
 ]
 ETAG: Schema = {
