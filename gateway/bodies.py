@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from gateway.misfits import misfit
 from quota.errors import InvalidRequest
 from quota.identifiers import IDENTIFIER_PATTERN, MAX_AMOUNT, checked_identifier
 
@@ -191,7 +192,7 @@ def decoded(kind: type[T], body: bytes) -> T:
     try:
         request: T = decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise InvalidRequest(str(error)) from error
+        raise misfit(error, kind) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from error
     if isinstance(request, _Body):
