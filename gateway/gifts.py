@@ -18,7 +18,7 @@ from ledger import gifts
 from ledger.acts import By
 from ledger.gifts import Gift, Wanted
 from ledger.store import Store
-from quota.errors import CountersUnavailable, NotFound, UnknownMetric
+from quota.errors import NotEnoughUnits, NotFound, QuotagateError, UnknownMetric
 
 log = structlog.get_logger()
 
@@ -40,8 +40,8 @@ async def give_gift(
 
 
 class GiftSoFar(NamedTuple):
-    """What came of a gift so far. `is_known`: its idempotency key has asked for it before; `is_waiting`: the counters
-    are away, and it will be given or refused once they are back."""
+    """What came of a gift so far. `is_known`: its idempotency key has asked for it before; `is_waiting`: a store
+    is away, and it will be given or refused once that is back."""
 
     gift: Gift
     is_known: bool
@@ -73,15 +73,22 @@ async def ask_and_give(
         caps=catalog.metrics[data.metric].gifts,
         now_ms=admission.now_ms(),
     )
+    return await carried_out(admission, giving, gift, is_known=is_known)
+
+
+async def carried_out(admission: Admission, giving: Giving, gift: Gift, *, is_known: bool) -> GiftSoFar:
+    """How far a gift is that is written down, as soon as it is known what comes of it, and at the latest soon."""
     if gift.is_settled:
         return GiftSoFar(gift, is_known, False)
     try:
         gift = await giving.give(gift)
-    except CountersUnavailable as error:
+    except (NotEnoughUnits, UnknownMetric):
+        raise
+    except (QuotagateError, TimeoutError) as error:
         # A 503 would ask for another gift; this one is written down, and will be given or refused.
-        log.warning("a gift waits for the counters", tenant=tenant, gift=str(gift.id), reason=str(error))
+        log.warning("a gift waits for the stores", tenant=gift.tenant, gift=str(gift.id), reason=str(error))
         return GiftSoFar(gift, is_known, True)
-    log.info("gift given", tenant=tenant, gift=str(gift.id), state=gift.state, request_id=by.request_id)
+    log.info("gift given", tenant=gift.tenant, gift=str(gift.id), state=gift.state, request_id=gift.request_id)
     if gift.state == "given":
         await announce_given(admission, gift)
     return GiftSoFar(gift, is_known, False)
@@ -91,7 +98,7 @@ async def announce_given(admission: Admission, gift: Gift) -> None:
     """So that the receiver's next request has the units. If Redis does not hear, a worker tells it within seconds."""
     try:
         await admission.announce(gift.tenant, gift.receiver)
-    except CountersUnavailable as error:
+    except (QuotagateError, TimeoutError) as error:
         log.warning("the counters will hear of a gift later", gift=str(gift.id), reason=str(error))
 
 

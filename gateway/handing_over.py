@@ -4,24 +4,34 @@ Both accept from one queue for a moment. A socket of the newer one's own beside 
 waits in the older one's queue would be reset when that is closed.
 
 The older one listens on a Unix socket that is named after its address, in a folder that belongs to its user alone. The
-newer one connects, and is given the listening socket. When it serves it says so, and the older one stops: accepts no
+newer one connects, and is given the listening socket with the name of the deployment that is served there: whoever has
+another name for its own leaves the socket alone. When it serves it says so, and the older one stops: accepts no
 more, answers what is under way, and ends. If the newer one dies before, the older one goes on.
 """
 
+import hmac
 import os
 import socket
 import stat
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import structlog
 
+from quota.errors import QuotagateError, Unsafe
+
 FOLDER = Path("/var/tmp")  # noqa: S108 - what is in it is checked to be our user's own
+HANDED = b"L"
 SERVING = b"S"
-ANSWER_S = 5.0
-"""Whoever listens there has nothing to do but hand it over."""
+MAX_NAME = 64
+ANSWER_S = 10.0
+"""Whoever listens there has nothing to do but ask the ledger for its name, and hand the socket over."""
+STARTS_WITHIN_S = 600.0
+"""A newer one that takes longer hangs, and keeps others from taking over."""
+PAUSE_S = 1.0
 MAX_HANDINGS = 1_000_000
 
 log = structlog.get_logger()
@@ -53,8 +63,9 @@ class TakenOver:
         self._older.close()
 
 
-def take_over(host: str, port: int) -> TakenOver | None:
-    """What the gateway hands over that listens on this address; None if no gateway of this user does."""
+def take_over(host: str, port: int, deployment: bytes) -> TakenOver | None:
+    """What the gateway hands over that listens on this address; None if no gateway of this user does. Unsafe if that
+    one serves another deployment."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         address = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)[0][4]
@@ -67,7 +78,7 @@ def take_over(host: str, port: int) -> TakenOver | None:
     older.settimeout(ANSWER_S)
     try:
         older.connect(str(place))
-        _, fds, _, _ = socket.recv_fds(older, 1, 1)
+        told, fds, _, _ = socket.recv_fds(older, len(HANDED) + MAX_NAME, 1)
         listener = socket.socket(fileno=fds[0])
         is_it = listener.getsockname()[1] == port
     except (OSError, IndexError):  # nobody is there, or it stops just now
@@ -75,17 +86,27 @@ def take_over(host: str, port: int) -> TakenOver | None:
     if not is_it:
         older.close()
         return None
+    if not hmac.compare_digest(told, HANDED + deployment):
+        listener.close()
+        older.close()
+        raise Unsafe(
+            f"the gateway that listens on {host}:{port} has another ledger, Redis or pepper, and is left alone: set "
+            "QUOTAGATE_PORT or QUOTAGATE_HOST, or give this one the same QUOTAGATE_DATABASE_URL, QUOTAGATE_REDIS_URL "
+            "and QUOTAGATE_KEY_PEPPER"
+        )
     listener.set_inheritable(True)
     return TakenOver(listener, older)
 
 
 class HandingOver:
-    """Hands a listening socket over to whoever of this user asks; calls `stop`, once, when that one serves."""
+    """Hands a listening socket over to whoever of this user asks, with the name that `deployment` tells; calls `stop`,
+    once, when that one serves."""
 
-    def __init__(self, listener: socket.socket, stop: Callable[[], None]) -> None:
+    def __init__(self, listener: socket.socket, stop: Callable[[], None], deployment: Callable[[], bytes]) -> None:
         # Not a copy: whoever stops closes it, and callers are refused then, and do not wait for nobody.
         self._listener = listener
         self._stop = stop
+        self._deployment = deployment
         host, port = listener.getsockname()[:2]
         self._place = _place(host, port)
 
@@ -110,17 +131,24 @@ class HandingOver:
     def _serve(self, door: socket.socket) -> None:
         with door:
             for _ in range(MAX_HANDINGS):
-                newer, _ = door.accept()
+                try:
+                    newer, _ = door.accept()
+                except OSError as error:  # too many open files, which pass
+                    log.warning("a newer gateway could not be heard", reason=str(error))
+                    time.sleep(PAUSE_S)
+                    continue
                 with newer:
                     if self._hand_over(newer):
-                        break
-        log.info("a newer gateway serves; this one stops")
-        self._stop()
+                        log.info("a newer gateway serves; this one stops")
+                        self._stop()
+                        return
 
     def _hand_over(self, newer: socket.socket) -> bool:
         """Whether the newer one serves. While it starts there is no third; if it dies, the kernel says so."""
+        newer.settimeout(STARTS_WITHIN_S)
         try:
-            socket.send_fds(newer, [b"L"], [self._listener.fileno()])
+            socket.send_fds(newer, [HANDED + self._deployment()], [self._listener.fileno()])
             return newer.recv(1) == SERVING
-        except OSError:
+        except (OSError, QuotagateError) as error:
+            log.warning("a newer gateway did not take over", reason=str(error))
             return False

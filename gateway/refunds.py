@@ -58,7 +58,9 @@ class Refunds:
                 raise AlreadyRefunded("all that this receipt names was given back before", receipt=request.receipt)
             case Outcome.BELOW_ZERO:
                 raise BelowZero(
-                    "less than that is in use now: the units were given back before", receipt=request.receipt
+                    "less than that is in use now, or a person put units back in its period, which is over: "
+                    "these units were given back before, or nobody can tell; grant them if they were not",
+                    receipt=request.receipt,
                 )
         metrics.decisions_of(asking.route, "refunded").inc()
         return answers.refunded(decision(demand, receipt.shard, reply), request.receipt)

@@ -113,12 +113,17 @@ class Undoing:
         return _is_done(await self._ask(wanted, charges[0][0].subject, Mode.CHARGE, asked))
 
     async def _correct_back(self, wanted: TakeBack, account: AccountName) -> bool:
-        """Of a person's correction, which way it went only its entry says."""
+        """Of a person's correction, which way it went only its entry says. The script takes it back while its period
+        runs; of one that is over a person is told."""
         change = await self._store.run(wanted.tenant, receipts.corrected_by, wanted)
         if change is None:
             raise CountersUnavailable("the ledger has not got the correction yet that is to be taken back")
-        asked = Asked(account.metric, abs(change), DOWN if change > 0 else UP)
-        return _is_done(await self._ask(wanted, account.subject, Mode.ADJUST, (asked,)))
+        place = Place(wanted.epoch, wanted.first_n)
+        asked = Asked(account.metric, abs(change), f"{DOWN if change > 0 else UP} {place}")
+        reply = await self._ask(wanted, account.subject, Mode.ADJUST, (asked,))
+        if reply.outcome is Outcome.BELOW_ZERO:
+            raise Conflict("the correction's period is over, or less than it added is in use now")
+        return _is_done(reply)
 
     async def _ask(
         self,

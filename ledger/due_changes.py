@@ -17,7 +17,7 @@ from ledger.notices import Told
 from ledger.subscription_rows import columns_of, locked_rows, subscription_of
 from ledger.subscription_tables import subscriptions
 from quota.catalog import Catalog
-from quota.entitlement import Subscription, changed_metrics, plan_in_force
+from quota.entitlement import STATUSES_THAT_END, Subscription, changed_metrics, plan_in_force
 from quota.keys import AccountName
 from quota.periods import to_rfc3339
 
@@ -41,9 +41,11 @@ _scheduled = text(
     """
 )
 
+# A status that does not end may have the end of another, left there by a gateway of the version before.
 _lapsing = text(
     """
-    SELECT tenant, subject FROM subscriptions WHERE status_until <= :now AND status_until IS NOT NULL AND NOT has_lapsed
+    SELECT tenant, subject FROM subscriptions
+    WHERE status_until <= :now AND status_until IS NOT NULL AND NOT has_lapsed AND status = ANY(:ending)
     ORDER BY status_until, tenant, subject LIMIT :most
     """
 )
@@ -58,7 +60,7 @@ _ending = text(
 
 def change_due(connection: Connection, now_ms: int, most: int) -> Changed:
     """Writes down of some subjects that what was to take effect has; at most so many of each kind of change."""
-    words = {"now": to_timestamp(now_ms), "most": most}
+    words = {"now": to_timestamp(now_ms), "most": most, "ending": list(STATUSES_THAT_END)}
     pages = [connection.execute(query, words).all() for query in (_scheduled, _lapsing, _ending)]
     found = sorted({(row.tenant, row.subject) for page in pages for row in page})
     if not found:
@@ -66,13 +68,22 @@ def change_due(connection: Connection, now_ms: int, most: int) -> Changed:
     notices.lock_all(connection, found)
     # A subject of which too many notices wait is left for later: the drain is away.
     ready = [each for each in found if notices.crowded(connection, *each) is None]
-    accounts = settle(connection, ready, now_ms)
-    return Changed(len(ready), len(ready) == len(found) and any(len(page) == most for page in pages), accounts)
+    changed, accounts = _settle(connection, ready, now_ms)
+    # A page of which nothing changes would be found again and again.
+    is_more = len(changed) == len(found) and any(len(page) == most for page in pages)
+    return Changed(len(changed), is_more, accounts)
 
 
 def settle(connection: Connection, subjects: Collection[tuple[str, str]], now_ms: int) -> list[AccountName]:
     """The same of these (tenant, subject) pairs, which the caller has locked (`ledger/notices.py`); the accounts that
     are to hear of it."""
+    return _settle(connection, subjects, now_ms)[1]
+
+
+def _settle(
+    connection: Connection, subjects: Collection[tuple[str, str]], now_ms: int
+) -> tuple[set[tuple[str, str]], list[AccountName]]:
+    """Which of the subjects changed, too."""
     known: dict[str, Catalog] = {}
 
     def catalog_of(tenant: str) -> Catalog:
@@ -80,13 +91,17 @@ def settle(connection: Connection, subjects: Collection[tuple[str, str]], now_ms
             known[tenant] = catalogs.newest(connection, tenant)[1]
         return known[tenant]
 
+    changed: set[tuple[str, str]] = set()
     accounts: list[AccountName] = []
     for row in locked_rows(connection, list(subjects)):
         for each in _steps(subscription_of(row), row, now_ms):
             accounts += _write(connection, row, each, catalog_of(row.tenant))
+            changed.add((row.tenant, row.subject))
     for tenant, subject in subjects:
-        accounts += overrides.end(connection, tenant, subject, now_ms)
-    return accounts
+        ended = overrides.end(connection, tenant, subject, now_ms)
+        accounts += ended
+        changed |= {(tenant, subject)} if ended else set()
+    return changed, accounts
 
 
 class _Step(NamedTuple):

@@ -37,15 +37,23 @@ class Explained:
 _shown = select(*SHOWN, entries.c.tenant, entries.c.period_end, entries.c.operation, entries.c.actor, entries.c.is_late)
 
 
-def explained(connection: Connection, shard: int, epoch: int, n: int, now_ms: int) -> Explained:
-    """The entry of this name, in the scope of every tenant. NotFound."""
+MOST_OF_A_NAME = 10
+
+
+def explained(connection: Connection, shard: int, epoch: int, n: int, now_ms: int) -> list[Explained]:
+    """The entry of this name, in the scope of every tenant; where Redis went back and gave the name out again, all of
+    them by their instants. NotFound."""
     query = _shown.where(entries.c.shard == shard, entries.c.epoch == epoch, entries.c.n == n)
-    row = connection.execute(query).one_or_none()
-    if row is None:
+    rows = connection.execute(query.order_by(entries.c.occurred_at).limit(MOST_OF_A_NAME)).all()
+    if not rows:
         raise NotFound(
             f"the ledger has no entry {shard}.{epoch}-{n}: it may wait in the journal still, or be of an archived "
             "month (`quotagate ledger export --archive DIR` reads those)"
         )
+    return [_explained(connection, row, now_ms) for row in rows]
+
+
+def _explained(connection: Connection, row: Any, now_ms: int) -> Explained:
     version, catalog = _held(connection, row.tenant, from_timestamp(row.occurred_at))
     then = Terms(version, row.plan, _limit(catalog, row.plan, row.metric))
     version, catalog = _held(connection, row.tenant, now_ms)

@@ -22,6 +22,8 @@ from quota.periods import PeriodKind, period_at, to_rfc3339
 ASKED_AGAIN_AFTER_S = 3
 """Whoever asked first is through with it by then, or was killed."""
 UNSETTLED = ("asked", "taken")
+KEY_KEPT_MS = 86_400_000
+"""A key that comes later is a new one's, as with every other request."""
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -78,10 +80,21 @@ _of_day = text(
     """
 )
 
+# A gift becomes a grant for each expiry and priority that its units have: of no more units than it has, and of no other
+# than its giver's.
 _on_their_way = text(
     """
-    SELECT count(*) FROM gifts
-    WHERE (tenant, receiver, metric) = (:tenant, :receiver, :metric) AND state IN ('asked', 'taken')
+    SELECT coalesce(sum(least(amount, greatest(1, (
+        SELECT count(DISTINCT (g.priority, g.expires_at)) FROM grants g
+        WHERE (g.tenant, g.subject, g.metric) = (:tenant, giver, :metric)
+          AND (g.expires_at IS NULL OR g.expires_at > now())
+          AND g.amount > coalesce((SELECT sum(u.used) FROM grant_balances u WHERE u.grant_id = g.id), 0)
+    )))), 0)
+    FROM (
+        SELECT giver, amount FROM gifts
+        WHERE (tenant, receiver, metric) = (:tenant, :receiver, :metric) AND state IN ('asked', 'taken')
+        UNION ALL SELECT CAST(:giver AS text), CAST(:amount AS bigint)
+    ) AS coming
     """
 )
 
@@ -104,8 +117,13 @@ def ask(
     words = {"tenant": tenant} | msgspec.structs.asdict(wanted)
     connection.execute(_one_at_a_time, words)
     if idempotency_key is not None:
-        same_key = (gifts.c.tenant == tenant, gifts.c.giver == wanted.giver, gifts.c.state != "refused")
-        query = select(*_COLUMNS).where(*same_key, gifts.c.idempotency_key == idempotency_key)
+        same_key = (
+            *(gifts.c.tenant == tenant, gifts.c.giver == wanted.giver, gifts.c.state != "refused"),
+            gifts.c.idempotency_key == idempotency_key,
+        )
+        forgotten = (gifts.c.asked_at <= to_timestamp(now_ms - KEY_KEPT_MS), gifts.c.state.not_in(UNSETTLED))
+        connection.execute(update(gifts).where(*same_key, *forgotten).values(idempotency_key=None))
+        query = select(*_COLUMNS).where(*same_key)
         before = connection.execute(query).one_or_none()
         if before is not None:
             if any(getattr(before, name) != value for name, value in words.items()):
@@ -115,10 +133,11 @@ def ask(
         _refuse_above(connection, words, caps, now_ms)
     account = {"tenant": tenant, "subject": wanted.receiver, "metric": wanted.metric}
     on_their_way = int(connection.execute(_on_their_way, words).scalar_one())
-    if live_grants(connection, account) + on_their_way >= MAX_LIVE_GRANTS:
+    if live_grants(connection, account) + on_their_way > MAX_LIVE_GRANTS:
         raise TooMany(
-            f"{wanted.receiver} has {MAX_LIVE_GRANTS} grants of {wanted.metric} that are neither used up nor expired, "
-            "or on their way: no more fit in until some are used"
+            f"{wanted.receiver} may have {MAX_LIVE_GRANTS} grants of {wanted.metric} that are neither used up nor "
+            "expired, with those on their way, and these units may become more than fit in: give when some are used, "
+            "or fewer units"
         )
     more = {
         "actor": by.actor,

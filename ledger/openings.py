@@ -43,6 +43,9 @@ def read(connection: Connection, wanted: list[AccountName], now_ms: int) -> Read
     led_by_index(connection)
     tenants = sorted({account.tenant for account in wanted})
     subjects = sorted({(account.tenant, account.subject) for account in wanted})
+    # Before all that they tell of: of a change that is committed meanwhile the terms may be read without the notice,
+    # which is written a little later. The other way round its entry would say the terms of before.
+    waiting = notices.of_accounts(connection, wanted)
     return Reading(
         {tenant: catalogs.newest(connection, tenant) for tenant in tenants},
         subscriptions.of_subjects(connection, subjects),
@@ -52,7 +55,7 @@ def read(connection: Connection, wanted: list[AccountName], now_ms: int) -> Read
         holds.open_of(connection, wanted),
         accounts.seals(connection, wanted),
         accounts.unsealed_balances(connection, wanted, now_ms),
-        notices.of_accounts(connection, wanted),
+        waiting,
         overrides.of_accounts(connection, wanted),
     )
 

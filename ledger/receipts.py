@@ -8,7 +8,7 @@ from sqlalchemy import Connection, text
 
 from ledger.instants import from_timestamp
 from ledger.repeats import TakeBack
-from quota.formats import NONE, Terms, Window
+from quota.formats import CORRECTED, NONE, Terms, Window
 from quota.journal import Place
 from quota.keys import AccountName
 from quota.periods import Period, PeriodKind
@@ -19,7 +19,8 @@ class Taken:
     """One entry of a receipt. `parts` and `caps` are texts as in the journal.
 
     `late` and `sealed` are the words of a window: of the one that it was booked into after that was over, and of the
-    one in which its units were sealed later. `refunded` is what the ledger knows to have been given back.
+    one in which its units were sealed later: CORRECTED, if a person put units back there, so that the balance may not
+    bear that they go back once more. `refunded` is what the ledger knows to have been given back.
     """
 
     place: Place
@@ -34,15 +35,29 @@ class Taken:
 
 
 # The first close after an entry that leaves the balance where it is sealed its units, whatever windows they went by.
+# The acts lead to corrections, of which an account has few, and not its entries, of which it may have very many.
 _find = text(
     """
     SELECT e.n, e.subject, e.metric, e.kind, e.amount, e.parts, e.caps, e.is_late,
            e.period_kind, e.period_start, e.period_end, e.plan,
            seal.period_kind AS seal_kind, seal.period_start AS seal_start, seal.period_end AS seal_end,
-           seal.plan AS seal_plan, given.amount AS refunded
+           seal.plan AS seal_plan, seal.is_corrected, given.amount AS refunded
     FROM entries e
     LEFT JOIN LATERAL (
-        SELECT c.period_kind, c.period_start, c.period_end, c.plan FROM entries c
+        SELECT c.period_kind, c.period_start, c.period_end, c.plan, EXISTS (
+            SELECT FROM acts a
+            JOIN entries k ON k.occurred_at = a.at AND k.tenant = a.tenant AND k.subject = a.subject
+                          AND k.metric = a.object AND k.kind = 'correct' AND k.detail IS NULL AND k.change < 0
+            WHERE a.tenant = c.tenant AND a.subject = c.subject AND a.object = c.metric AND a.act = 'counter.corrected'
+              AND (k.epoch, k.n) < (c.epoch, c.n) AND (before.n IS NULL OR (k.epoch, k.n) > (before.epoch, before.n))
+        ) AS is_corrected
+        FROM entries c
+        LEFT JOIN LATERAL (
+            SELECT b.epoch, b.n FROM entries b
+            WHERE b.tenant = c.tenant AND b.subject = c.subject AND b.metric = c.metric
+              AND b.kind = 'close' AND b.change = 0 AND (b.epoch, b.n) < (c.epoch, c.n)
+            ORDER BY b.epoch DESC, b.n DESC LIMIT 1
+        ) AS before ON true
         WHERE c.tenant = e.tenant AND c.subject = e.subject AND c.metric = e.metric
           AND c.kind = 'close' AND c.change = 0 AND (c.epoch, c.n) > (e.epoch, e.n)
         ORDER BY c.epoch, c.n LIMIT 1
@@ -75,7 +90,7 @@ def find(  # noqa: PLR0917 - the words of a receipt, in its order
             row.parts or NONE,
             row.caps or NONE,
             _words(row.period_kind, row.period_start, row.period_end, row.plan) if row.is_late else None,
-            None if row.seal_kind is None else _words(row.seal_kind, row.seal_start, row.seal_end, row.seal_plan),
+            _sealed_in(row),
             int(row.refunded),
         )
         for row in rows
@@ -135,6 +150,12 @@ def corrected_by(connection: Connection, correction: TakeBack) -> int | None:
     wanted = {name: getattr(correction, name) for name in ("tenant", "shard", "epoch", "first_n")}
     found: int | None = connection.execute(_corrected_by, wanted).scalar_one_or_none()
     return found
+
+
+def _sealed_in(row: Any) -> str | None:
+    if row.seal_kind is None:
+        return None
+    return CORRECTED if row.is_corrected else _words(row.seal_kind, row.seal_start, row.seal_end, row.seal_plan)
 
 
 def _words(kind: str, start: Any, end: Any, plan: str | None) -> str:

@@ -5,10 +5,11 @@ that take the whole batch at once.
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import islice
+from typing import Any
 
 import msgspec
 from psycopg import sql
-from sqlalchemy import Column, Connection, MetaData, Table, Text, delete, text
+from sqlalchemy import Column, Connection, MetaData, Select, Table, Text, delete, insert, text
 
 from ledger.instants import to_timestamp
 from ledger.tables import entries
@@ -106,6 +107,12 @@ def stage(connection: Connection, batch: Sequence[Entry], rows: Iterable[str] | 
             copy.write(some)
     if any(entry.used_after is None for entry in batch):
         connection.execute(_balance_late_entries)
+
+
+def stage_again(connection: Connection, chosen: Select[Any]) -> None:
+    """Stages entries that the ledger has, with all their columns, for what should have followed from them."""
+    connection.execute(_make_staging)
+    connection.execute(insert(staging).from_select([column.name for column in entries.columns], chosen))
 
 
 def unstage(connection: Connection) -> None:

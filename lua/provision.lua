@@ -42,7 +42,9 @@ local function from_ledger()
     grants = parsed_grants(said.grants or ''), caps = parsed_caps(said.caps or ''), expired_ms = 0, warned = 0,
     denials = '', seal = said.seal or '', sealed = '', newest_grant = said.journalled_grant,
     newest_notice = '0', limit = tonumber(said.limit), enforcement = said.enforcement, nature = said.nature,
-    rollover = said.rollover or '' }
+    rollover = said.rollover or '',
+    -- It does not say how it came to its balance, so a person may have put units back.
+    corrected = said.entry ~= '-' and '1 0' or '' }
   for _, name in ipairs(OPTIONAL) do account.found[name] = '' end
   set_window(account, said.cut or said.window)
   for place, text in string.gmatch(said.holds or '', '(%S+) ([^\n]+)') do
@@ -73,7 +75,7 @@ local function put_right(account)
   if right.used ~= account.used or not (is_same_window or is_later) then return nil end
   right.denials, right.seal, right.sealed, right.expired_ms = account.denials, account.seal, account.sealed,
     account.expired_ms
-  right.newest_notice = account.newest_notice
+  right.newest_notice, right.corrected = account.newest_notice, account.corrected
   if is_same_window then right.counted_from = account.counted_from end
   queue(right, 'correct', 0, 0, { detail = 'was:' .. digits(account.used), about = said.about })
   return right

@@ -26,7 +26,7 @@ MAX_READ_WITH_HOLDS = 10
 SCANNED_KEYS = 500
 
 FIELDS = ("state", "rule", "window", "held", "grants", "caps", "warned", "denials", "seal", "sealed", "newest_grant",
-          "newest_notice", "expired", "counted_from", "rollover")  # fmt: skip
+          "newest_notice", "expired", "counted_from", "rollover", "corrected")  # fmt: skip
 
 _AMOUNT = r"\d{1,16}"
 _WINDOW = r"-?\d+ (?:-|\d+) \S+ [a-z]+ \S+ \S+"
@@ -49,6 +49,7 @@ _PATTERNS = {
         "expired": _AMOUNT,
         "counted_from": _AMOUNT,
         "rollover": _AMOUNT,
+        "corrected": "[01] [01]",
     }.items()
 }
 _PART = rf"(?:\d+:-?\d+:(?:-|\d+):)?{_AMOUNT}"

@@ -134,12 +134,16 @@ def detail_of_charge(at_ms: int, window: Window) -> str:
     return f"{at_ms} {window}"
 
 
+CORRECTED = "corrected"
+"""In place of the words of a sealed period in which a person put units back."""
+
+
 def detail_of_refund(
     place: str, taken: int, *, refunded: int, epoch: int, parts: str, caps: str, sealed: str | None
 ) -> str:
     """What `modes.refund` reads of one entry: where it stands and what it took; how much of that was given back, as the
     ledger knew it in this `epoch`; its parts and capped windows, as in the journal; and the words of the window that it
-    is sealed in, None as far as the ledger knows of none."""
+    is sealed in, None as far as the ledger knows of none, or CORRECTED."""
     return f"{place} {taken} {refunded} {epoch} {parts} {caps} {sealed or ''}"
 
 

@@ -46,13 +46,16 @@ def explain(entry: str, data: Path, as_json: bool) -> None:
     """Tell what an entry is, such as 12.1-17, and what the plan allowed on its day and allows now."""
     found = _explained(os.environ, data, entry)
     if as_json:
-        click.echo(json.dumps(document_of(found)))
-    else:
-        for line in lines_of(found):
-            click.echo(line)
+        documents = [document_of(each) for each in found]
+        click.echo(json.dumps({**documents[0], "others_of_this_id": documents[1:]} if documents[1:] else documents[0]))
+        return
+    if len(found) > 1:
+        click.echo(f"Redis lost its newest entries once, and gave this id to {len(found)}:")
+    for line in (line for each in found for line in lines_of(each)):
+        click.echo(line)
 
 
-def _explained(environment: Mapping[str, str], data: Path, entry: str) -> "Explained":
+def _explained(environment: Mapping[str, str], data: Path, entry: str) -> "list[Explained]":
     from ledger.explanation import explained
     from ledger.store import ALL_TENANTS, connect, transaction
     from quota.errors import InvalidRequest

@@ -1,6 +1,7 @@
 """One process of a deployment each: what `quotagate gateway | worker | scheduler | migrate` run."""
 
 import errno
+import hmac
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -74,7 +76,7 @@ def run_gateway(environment: Mapping[str, str], fd: int | None, tell_fd: int | N
     def serving(stop: Callable[[], None]) -> None:
         if older is not None:
             older.serving()
-        HandingOver(listener, stop).begin()
+        HandingOver(listener, stop, lambda: _deployment(settings)).begin()
 
     if settings.gateway_processes == 1:
         main.serve(settings, listener, serving)
@@ -94,13 +96,30 @@ def _listener(settings: Settings) -> tuple[socket.socket, TakenOver | None]:
     try:
         return listen(settings.host, settings.port), None
     except OSError as error:
-        older = take_over(settings.host, settings.port) if error.errno == errno.EADDRINUSE else None
+        is_taken = error.errno == errno.EADDRINUSE
+        older = take_over(settings.host, settings.port, _deployment(settings)) if is_taken else None
         if older is not None:
             structlog.get_logger().info("taking over from a running gateway", host=settings.host, port=settings.port)
             return older.listener, older
         raise Unsafe(
             f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): set QUOTAGATE_PORT or QUOTAGATE_HOST"
         ) from error
+
+
+def _deployment(settings: Settings) -> bytes:
+    """What only gateways of one deployment have in common: the ledger, where its Redis is, and the pepper."""
+    from ledger import shards
+    from ledger.store import ALL_TENANTS, connect, transaction
+
+    engine = connect(settings.database_url, pool_size=1)
+    try:
+        with transaction(engine, ALL_TENANTS) as connection:
+            ledger = shards.store_id(connection)
+    finally:
+        engine.dispose()
+    redis = urlsplit(settings.redis_url)
+    words = f"{ledger} {redis.hostname} {redis.port or 6379} {redis.path.strip('/') or 0} {redis.query}"
+    return hmac.digest(settings.key_pepper.encode(), words.encode(), "sha256")
 
 
 def _tell(tell_fd: int | None) -> None:

@@ -1,9 +1,12 @@
 """`quotagate top`: what goes on, every few seconds, for whoever watches. It looks at a bounded piece of each store."""
 
 import json
+import os
 import select
 import sys
+import termios
 import time
+import tty
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +30,7 @@ from quotagate.operator import stores
 NO_ANSWER_S = 2.0
 MIB = 1024 * 1024
 NEAR = 0.8
+ENDS = (b"q", b"Q", b"")
 Document = dict[str, Any]
 HOW = "Counted from each shard's newest entries in the ledger, of the last minute at the most"
 
@@ -93,10 +97,15 @@ def run_top(
         with Live(console=console, screen=True, auto_refresh=False) as live, _keys() as pressed:
             while True:
                 live.update(shown(watch.look(), every_s), refresh=True)
-                if pressed(every_s) in {"q", "Q"}:
+                if pressed(every_s):
                     return
     except KeyboardInterrupt:
         return
+    except (OSError, termios.error):
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            raise
+        # The terminal has gone. Nothing may be written to it any more, not even at the exit.
+        os._exit(0)
     finally:
         watch.close()
 
@@ -117,17 +126,17 @@ def _print(watch: Watch, console: Console, every_s: float, *, is_once: bool, as_
 
 @contextmanager
 def _keys() -> Iterator[Any]:
-    """A function that waits for a key, so many seconds at the most. The terminal is put back as it was."""
-    import termios
-    import tty
-
+    """A function that waits so many seconds at the most, and says whether to stop: because of a key, or because nobody
+    is there any more to press one. The terminal is put back as it was."""
     if not sys.stdin.isatty():
         yield time.sleep
         return
     before = termios.tcgetattr(sys.stdin)
     tty.setcbreak(sys.stdin)
     try:
-        yield lambda wait_s: sys.stdin.read(1) if select.select([sys.stdin], [], [], wait_s)[0] else ""
+        # Not by way of a buffer: what is in that, `select` does not see. An end of file is always there to be read.
+        source = sys.stdin.fileno()
+        yield lambda wait_s: bool(select.select([source], [], [], wait_s)[0]) and os.read(source, 1) in ENDS
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 

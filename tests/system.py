@@ -22,6 +22,7 @@ from gateway.auth import digest_of, key_id_of
 from gateway.listening import listen
 from ledger import api_keys
 from ledger.store import connect, transaction
+from tests import warm
 
 ROOT = Path(__file__).parent.parent
 READY_AFTER_S = 60.0
@@ -105,16 +106,10 @@ class System:
 
     def command(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Runs `quotagate <words>`, with this system's stores for the commands of people on call."""
-        command = [sys.executable, "-m", "quotagate", *words]
-        return subprocess.run(
-            command,
-            cwd=self.data,
-            env={**self.environment, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=check,
-            timeout=120,
-        )
+        done = warm.command(list(words), self.data, self.environment)
+        if check:
+            done.check_returncode()
+        return done
 
     def make_key(self, tenant: str, *scopes: str) -> str:
         """A new key of a tenant, which is made if it is new: as `quotagate key create` makes it, without its start."""

@@ -3,10 +3,11 @@ whose new terms have no entry yet."""
 
 from typing import Any
 
+import structlog
 from redis import Redis
 from sqlalchemy import Connection, Engine
 
-from ledger import announcements, catalogs, notices, shards
+from ledger import announcements, catalogs, notices, older_drains, shards
 from ledger.store import ALL_TENANTS, transaction
 from quota import keys, protocol
 from quota.keys import AccountName
@@ -16,6 +17,8 @@ from workers.bringing_in import BringingIn
 
 OLDER_THAN_S = 1.0
 """A gateway tells what it changed within milliseconds; one that has not within a second is gone."""
+
+log = structlog.get_logger()
 
 
 class Announcer:
@@ -27,8 +30,13 @@ class Announcer:
         self._bringing_in = BringingIn(connection, engine)
 
     def run_once(self) -> int:
-        """Tells one bounded batch; how many announcements, and accounts with notices, it was."""
-        return self._tell() + self._write_notices()
+        """Tells one bounded batch; how many announcements, accounts with notices, and gifts that an older drain left,
+        it was."""
+        with transaction(self._engine, ALL_TENANTS) as connection:
+            booked = older_drains.book_gifts(connection)
+        if booked:
+            log.warning("gifts were booked that an older drain had left", gifts=booked)
+        return booked + self._tell() + self._write_notices()
 
     def _tell(self) -> int:
         with transaction(self._engine, ALL_TENANTS) as connection:
@@ -44,6 +52,8 @@ class Announcer:
     def _write_notices(self) -> int:
         with transaction(self._engine, ALL_TENANTS) as connection:
             untold = notices.untold(connection, OLDER_THAN_S)
+            if untold:
+                older_drains.take_notices_away(connection, untold)
         outcomes = self._bringing_in.bring_in(untold)
         if left_over := [account for account, outcome in outcomes.items() if outcome != "provisioned"]:
             with transaction(self._engine, ALL_TENANTS) as connection:

@@ -6,7 +6,8 @@
 -- change of its terms that has an entry), caps, hold_count, first_expiry, holds (nil: not
 -- looked at), hold_changes, denials, seal (places of the last two), sealed (words of the last), expired_ms, found (the
 -- texts it was read from), counted_from (since when the running period counts, if it took the place of an earlier one),
--- rollover (how many units of the plan may go on into the next period; '' for none).
+-- rollover (how many units of the plan may go on into the next period; '' for none), corrected (whether a person may
+-- have put units back, as 0 or 1: in the running period, and in the one that was sealed last; '' for neither).
 
 local function parsed_grants(text)
   local grants = {}
@@ -107,7 +108,7 @@ local function cap_windows(account, at_ms)
 end
 
 local OPTIONAL = { 'held', 'grants', 'caps', 'warned', 'denials', 'seal', 'sealed', 'newest_grant', 'newest_notice',
-  'expired', 'counted_from', 'rollover' }
+  'expired', 'counted_from', 'rollover', 'corrected' }
 
 -- `window` is `<start_ms> <end_ms | -> <plan> <kind> <anchor> <levels>`. False when it is not.
 local function set_window(account, words)
@@ -129,6 +130,7 @@ local function has_damaged_options(account)
     or (found.expired ~= '' and not whole(found.expired))
     or (found.counted_from ~= '' and not whole(found.counted_from))
     or (found.rollover ~= '' and not whole(found.rollover))
+    or (found.corrected ~= '' and not string.find(found.corrected, '^[01] [01]$'))
 end
 
 -- The account, or nil and what is wrong with it; nil alone when there is none.
@@ -151,6 +153,7 @@ local function load_account(key)
     grants = parsed_grants(found.grants), caps = parsed_caps(found.caps), warned = tonumber(found.warned) or 0,
     denials = found.denials, seal = found.seal, sealed = found.sealed, expired_ms = tonumber(found.expired) or 0,
     counted_from = tonumber(found.counted_from), rollover = found.rollover,
+    corrected = found.corrected,
     newest_grant = found.newest_grant ~= '' and found.newest_grant or '0',
     newest_notice = found.newest_notice ~= '' and found.newest_notice or '0',
     window = false, start = false, period_end = false, levels = false,

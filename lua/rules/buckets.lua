@@ -272,6 +272,7 @@ local function close(account, words)
   local closed = queue(account, 'close', 0, 0, { detail = rolled_over(account, words) })
   closed.is_seal = true
   account.sealed = account.window
+  account.corrected = string.find(account.corrected, '^1') and '0 1' or ''
   load_holds(account)
   for place, hold in pairs(account.holds) do
     if not hold.sealed then

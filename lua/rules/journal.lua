@@ -46,7 +46,8 @@ local function save(account)
     sealed = account.sealed, newest_grant = account.newest_grant ~= '0' and account.newest_grant or '',
     newest_notice = account.newest_notice ~= '0' and account.newest_notice or '',
     expired = account.expired_ms > 0 and digits(account.expired_ms) or '',
-    counted_from = account.counted_from and digits(account.counted_from) or '', rollover = account.rollover }
+    counted_from = account.counted_from and digits(account.counted_from) or '', rollover = account.rollover,
+    corrected = account.corrected }
   local set = { 'state', digits(account.used) .. ' ' .. account.entry, 'window', account.window, 'rule', rule }
   local drop = {}
   local function set_or_drop(name, text)

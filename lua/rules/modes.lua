@@ -135,7 +135,8 @@ local function refunded_before(request, place)
 end
 
 -- detail: `<place> <taken> <refunded before, as the ledger knows> <epoch that this was read in> <parts> <caps>
--- <words of the period that it is sealed in, as far as the ledger knows>`
+-- <words of the period that it is sealed in, as far as the ledger knows, or `corrected`>`
+-- Of a sealed period nobody here knows the balance. It bears every refund, unless a person put units back in it.
 function modes.refund(request)
   local total = 0
   for _, charge in ipairs(request) do
@@ -147,11 +148,15 @@ function modes.refund(request)
       local oldest = redis.call('XRANGE', request.journal_key, '-', '+', 'COUNT', 1)[1]
       if epoch ~= request.epoch or (oldest and string.match(oldest[1], '^%d+') ~= epoch) then return 'undrained' end
     end
-    if sealed == '' then sealed = sealed_in(account, place) end
-    if not sealed then return 'undrained' end
+    if sealed == '' then
+      sealed = sealed_in(account, place)
+      -- The ledger will know which it is, as soon as it has the seal.
+      if not sealed or (sealed ~= '' and string.find(account.corrected, '1$')) then return 'undrained' end
+    end
     taken, before = tonumber(taken), tonumber(before or known)
     local left = taken - before
     charge.amount = math.min(charge.amount, left)
+    if sealed == 'corrected' and charge.amount > 0 then return 'below_zero' end
     charge.place, charge.refunded, charge.caps = place, before + charge.amount, caps
     charge.sealed = sealed ~= '' and sealed or nil
     local all = parts == '-' and { { units = taken } } or parsed_parts(parts)
@@ -204,12 +209,15 @@ function modes.set(request)
   return warn_all(request)
 end
 
--- By a person, up or down; capped windows are left alone. detail: up, or down
+-- By a person, up or down; capped windows are left alone. detail: `up` or `down`, and the place of the correction that
+-- is taken back by this one: only while its period runs, or the next would pay for it.
 function modes.adjust(request)
   local charge = request[1]
   local account = charge.account
   local words = neighbours(request, 1, {})
-  if charge.detail == 'up' then
+  local way, place = string.match(charge.detail, '^(%l+) ?(%S*)$')
+  if place ~= '' and sealed_in(account, place) ~= '' then return 'below_zero' end
+  if way == 'up' then
     if account.used + account.held + charge.amount > MAX_AMOUNT then return 'crowded' end
     book(account, 'correct', charge.amount, draw(account, charge.amount), '-', words)
     return warn_all(request)
@@ -217,6 +225,7 @@ function modes.adjust(request)
   if charge.amount > account.used then return 'below_zero' end
   words.parts = put_back(account, charge.amount)
   account.used = account.used - charge.amount
+  account.corrected = '1' .. (string.match(account.corrected, ' [01]') or ' 0')
   queue(account, 'correct', charge.amount, -charge.amount, words)
   return 'allowed'
 end

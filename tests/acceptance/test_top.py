@@ -38,22 +38,37 @@ def test_it_tells_who_is_busy_who_is_denied_and_who_is_near_a_limit(system: Syst
     assert document["counters"]["memory_bytes"] > 0
 
 
-def test_on_a_terminal_it_goes_on_until_q_is_pressed(system: System) -> None:
+def on_a_terminal(system: System, **how: Any) -> tuple["subprocess.Popen[bytes]", int, bytes]:
+    """One that has shown something, the other end of its terminal, and what it has shown."""
     leader, follower = pty.openpty()
     command = [sys.executable, "-m", "quotagate", "top", "--data", str(system.data)]
     environment = {**system.environment, "TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdin=follower, stdout=follower, stderr=follower, start_new_session=True
+        command, cwd=ROOT, env=environment, stdin=follower, stdout=follower, stderr=follower, **how
     )
     os.close(follower)
     shown = b""
     while b"entries wait" not in shown:
         assert select.select([leader], [], [], 60)[0], shown
         shown += os.read(leader, 65_536)
+    return process, leader, shown
+
+
+def test_on_a_terminal_it_goes_on_until_q_is_pressed(system: System) -> None:
+    process, leader, shown = on_a_terminal(system, start_new_session=True)
     os.write(leader, b"q")
     assert process.wait(20) == 0
     os.close(leader)
     assert b"entries wait for the ledger" in shown and b"Traceback" not in shown
+
+
+def test_it_ends_when_its_terminal_has_gone_and_nobody_tells_it(system: System) -> None:
+    process, leader, _ = on_a_terminal(system)  # the terminal is not its own, so there is no SIGHUP
+    os.close(leader)
+    try:
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
 
 
 def test_it_says_which_store_is_away_and_tells_what_the_other_knows(system: System) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from quotagate.data_folder import free_port
 from tests.docs.blocks import Block
-from tests.docs.warm import CLIENT
 from tests.system import ROOT, System, port_of
+from tests.warm import CLIENT
 
 BLOCK_AFTER_S = 60.0
 _VARYING = [

@@ -2,8 +2,6 @@
 
 import ast
 import json
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +14,8 @@ import yaml
 from quota.catalog import parse_toml
 from tests.docs.blocks import LANGUAGES, PAGES, UNSEEN, Block, blocks_of, has_own_system
 from tests.docs.running import Shell, is_as_shown, mistakes_of, steps
-from tests.system import READY_AFTER_S, ROOT, System, eventually
+from tests.system import ROOT, System
+from tests.warm import warmed
 
 CREDITS = ROOT / "examples" / "credits.toml"
 SHELL = {"sh", "console", UNSEEN}
@@ -52,20 +51,9 @@ def system(request: pytest.FixtureRequest, page: Path, tmp_path: Path) -> Iterat
     yield shared
 
 
-@pytest.fixture(scope="module")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where `quotagate` listens for the commands of pages."""
-    path = tmp_path_factory.mktemp("warm") / "quotagate"
-    process = subprocess.Popen([sys.executable, "-m", "tests.docs.warm", str(path)], cwd=ROOT)
-    eventually(path.exists, "quotagate is imported", READY_AFTER_S)
-    yield path
-    process.kill()
-    process.wait()
-
-
 @pytest.fixture
-def shell(system: System, warm: Path, tmp_path: Path) -> Iterator[Shell]:
-    shell = Shell(tmp_path / "reader", system, warm)
+def shell(system: System, tmp_path: Path) -> Iterator[Shell]:
+    shell = Shell(tmp_path / "reader", system, warmed())
     yield shell
     shell.close()
 

@@ -83,7 +83,7 @@ class Resetting:
         """Brings it in as of the test's clock, and uses so much of it. Of what rolls over it needs a subscription."""
         if account.metric == "r" and self.pipeline.call(subscriptions.of_subject, "t", account.subject) is None:
             plan = Subscription("free", "active", None, {})
-            put = self.pipeline.call(subscriptions.put, "t", account.subject, plan, By("test"))
+            put = self.pipeline.call(subscriptions.put, "t", account.subject, plan, By("test"), now_ms=self.now_ms)
             self.pipeline.call(announcements.told, [put])
         assert self.bring_in(account) == "provisioned"
         if amount:

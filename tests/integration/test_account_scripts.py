@@ -51,6 +51,7 @@ class TestProvision:
             "state": "7 1-41",
             "window": f"{window.start_ms} {window.end_ms} {TERMS}",
             "rule": f"1 1 7 {window.end_ms} - 10 hard counter",
+            "corrected": "1 0",
         }
         assert (shard.entries(), shard.connection.ttl(shard.key())) == ([], -1)
 

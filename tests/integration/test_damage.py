@@ -46,6 +46,7 @@ OPTIONAL = [
     "sealed",
     "expired",
     "counted_from",
+    "corrected",
 ]
 FIELDS = ["state", "rule", "window", *OPTIONAL, "hold"]
 NONSENSE = [

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from ledger import replay_verification, shards
+from ledger import explanation, replay_verification, shards
 from quota import keys
 from quota.journal import Place
 from tests.conftest import Database
@@ -41,6 +41,14 @@ def test_its_entries_count_and_the_shard_leaves_its_epoch(pipeline: Pipeline) ->
     kinds = [(kind, detail.get("entries")) for _, kind, detail in pipeline.incidents() if kind != "arithmetic"]
     assert kinds == [("fork", 2)]
     assert pipeline.call(shards.standings, [3])[3] == (2, Place(1, 4))
+
+
+def test_an_id_that_was_given_out_twice_is_explained_with_all_its_entries(pipeline: Pipeline) -> None:
+    went_back(pipeline)
+    pipeline.shard.consume(pipeline.shard.step(10))
+    pipeline.drained()
+    found = pipeline.call(explanation.explained, 3, 1, 1, pipeline.shard.now_ms())
+    assert [each.row.amount for each in found] == [1, 10]
 
 
 def test_drained_again_they_count_once(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:

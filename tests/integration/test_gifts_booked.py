@@ -22,6 +22,7 @@ from tests.conftest import SHARDS, Database, Stores
 from tests.integration.counting import within
 from tests.integration.pipeline import Pipeline
 from tests.integration.replaying import through
+from workers.announce import Announcer
 
 CATALOG: Catalog = parse_toml("""
 default_plan = "free"
@@ -192,6 +193,26 @@ def test_what_is_taken_again_after_the_ledger_had_it_goes_back_to_the_giver(on_s
     on_scene(story)
 
 
+def test_a_gift_whose_entry_an_older_drain_booked_is_given_once(on_scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(scene: Scene) -> None:
+        await scene.grant(GIVER, 9)
+        gift = scene.ask(4)
+        assert await scene.take(gift) == "taken"
+        with monkeypatch.context() as older:
+            older.setattr("ledger.entries.gifts_booked.book_staged", lambda _: None)
+            older.setattr("ledger.entries.movements.move_grant_balances", lambda _: None)
+            scene.pipeline.drained()
+        assert (scene.state(gift), scene.lefts()) == ("asked", (9, 0))
+        monkeypatch.setattr("ledger.older_drains.LEFT_FOR_S", 0)
+        announcer = Announcer(scene.pipeline.connection, scene.pipeline.engine)
+        for _ in range(2):
+            announcer.run_once()
+            assert (scene.state(gift), scene.lefts()) == ("given", (5, 4))
+        scene.assert_all_agree()
+
+    on_scene(story)
+
+
 def test_what_was_taken_for_a_gift_that_was_refused_goes_back(on_scene: Any) -> None:
     async def story(scene: Scene) -> None:
         await scene.grant(GIVER, 9)
@@ -240,3 +261,30 @@ def test_of_gifts_to_and_fro_not_a_unit_is_lost_whatever_dies(on_scene: Any) -> 
         scene.assert_all_agree()
 
     on_scene(story)
+
+
+def ask_with_key(pipeline: Pipeline, now_ms: int) -> tuple[Gift, bool]:
+    words = {"by": By("k"), "idempotency_key": "once", "caps": None, "now_ms": now_ms}
+    return pipeline.call(gifts.ask, "t", Wanted(GIVER, RECEIVER, "m", 1), **words)
+
+
+def test_a_key_is_known_for_a_day(pipeline: Pipeline) -> None:
+    now_ms = pipeline.shard.now_ms()
+    first, _ = ask_with_key(pipeline, now_ms)
+    assert ask_with_key(pipeline, now_ms + 2 * gifts.KEY_KEPT_MS) == (first, True)  # it is not settled
+    pipeline.rows("UPDATE gifts SET state = 'given' RETURNING id")
+    assert ask_with_key(pipeline, now_ms + gifts.KEY_KEPT_MS - 1)[1]
+    second, is_known = ask_with_key(pipeline, now_ms + gifts.KEY_KEPT_MS)
+    assert (is_known, second.id == first.id) == (False, False)
+
+
+def test_a_receiver_gets_no_more_grants_than_an_account_may_have(pipeline: Pipeline) -> None:
+    for giver in ("g1", "g2"):
+        for priority in range(40):
+            words = {"amount": 1, "priority": priority, "expires_ms": None, "by": By("k", reason="to give away")}
+            pipeline.call(grants.add, "t", giver, "m", **words)
+    words = {"by": By("k"), "idempotency_key": None, "caps": None, "now_ms": pipeline.shard.now_ms()}
+    pipeline.call(gifts.ask, "t", Wanted("g1", RECEIVER, "m", 40), **words)
+    with pytest.raises(TooMany, match="more than fit in"):
+        pipeline.call(gifts.ask, "t", Wanted("g2", RECEIVER, "m", 40), **words)
+    pipeline.call(gifts.ask, "t", Wanted("g2", RECEIVER, "m", 24), **words)

@@ -5,9 +5,11 @@ import pytest
 from ledger import receipts
 from ledger.receipts import Taken
 from quota import keys
+from quota.formats import CORRECTED, DOWN, UP
 from quota.journal import Place
 from quota.keys import AccountName
 from quota.protocol import Mode
+from quota.replies import Outcome
 from tests.integration.one_account import ACCOUNT, do, give, open_with_grants, roll
 from tests.integration.pipeline import Pipeline
 
@@ -93,3 +95,46 @@ class TestReceipts:
         assert [(taken.amount, taken.late, taken.sealed) for taken in found] == [(2, words, None), (3, words, None)]
         balances = pipeline.rows("SELECT n, used_after FROM entries WHERE kind = 'consume' ORDER BY n")
         assert balances == [(0, 4), (late[0], 6), (late[1], 9)]
+
+    @pytest.mark.parametrize("is_drained", [False, True])
+    def test_what_a_person_put_back_does_not_go_back_once_more_when_its_period_is_over(
+        self, pipeline: Pipeline, is_drained: bool
+    ) -> None:
+        give(pipeline)
+        open_with_grants(pipeline)
+        shard = pipeline.clocked
+        n = do(pipeline, Mode.CONSUME, 5)
+        do(pipeline, Mode.ADJUST, 4, DOWN)
+        entry = next(each for each in shard.entries() if each.kind == "consume")
+        roll(pipeline)
+        if is_drained:
+            pipeline.drained()
+        before = shard.everything()
+        assert shard.refund(entry, 5).outcome is Outcome.UNDRAINED
+        assert shard.everything() == before
+        pipeline.drained()
+        (taken,) = pipeline.call(receipts.find, "t", 3, 1, n, 1)
+        assert taken.sealed == CORRECTED
+        assert shard.refund(entry, 5, sealed=CORRECTED).outcome is Outcome.BELOW_ZERO
+        assert shard.refund(entry, 5, known=5, sealed=CORRECTED).outcome is Outcome.ALREADY_REFUNDED
+        following = do(pipeline, Mode.CONSUME, 1)
+        roll(pipeline)
+        pipeline.drained()
+        assert [each.sealed == CORRECTED for each in pipeline.call(receipts.find, "t", 3, 1, following, 1)] == [False]
+        assert (pipeline.incidents(), pipeline.reconcile().run_once().drifts) == ([], [])
+
+    def test_what_the_ledger_restored_may_have_been_corrected(self, pipeline: Pipeline) -> None:
+        pipeline.clocked.open("m", 10, used=4, entry="1-0")
+        do(pipeline, Mode.CONSUME, 2)
+        entry = next(each for each in pipeline.clocked.entries() if each.kind == "consume")
+        roll(pipeline)
+        assert pipeline.clocked.refund(entry, 2).outcome is Outcome.UNDRAINED
+
+    def test_a_correction_is_taken_back_while_its_period_runs_alone(self, pipeline: Pipeline) -> None:
+        shard = pipeline.clocked.open("m", 100)
+        do(pipeline, Mode.CONSUME, 50)
+        place = f"1-{do(pipeline, Mode.ADJUST, 40, DOWN)}"
+        do(pipeline, Mode.ADJUST, 15, f"{UP} {place}")
+        roll(pipeline)
+        assert shard.do(Mode.ADJUST, (25, f"{UP} {place}")).outcome is Outcome.BELOW_ZERO
+        assert shard.used() == 0

@@ -14,6 +14,7 @@ from quota.replies import AccountState
 from tests.conftest import Database
 from tests.integration.resetting import Resetting, name_of
 from workers.announce import Announcer
+from workers.reset import CHANGES_PAGE
 
 CATALOG = """
 default_plan = "free"
@@ -204,3 +205,16 @@ def test_an_override_holds_until_its_very_instant(scene: Resetting) -> None:
     assert plan_of(scene) == ("pro", 100, 150)
     told = [each for each in scene.shard(ACCOUNT).entries() if each.kind == "override"]
     assert [(each.amount, each.change, each.about.reason) for each in told] == [(200, 0, "a pilot")]
+
+
+def test_an_end_that_was_left_on_a_status_which_has_none_keeps_nobody_waiting(scene: Resetting) -> None:
+    rows = f"""
+        INSERT INTO subscriptions (tenant, subject, plan, status, changed_by, status_until)
+        SELECT 't', 'old' || i, 'pro', 'active', 'an older gateway', now() - interval '2 days'
+        FROM generate_series(1, {CHANGES_PAGE}) i
+        UNION ALL SELECT 't', 'u', 'pro', 'past_due', 'k', now() - interval '1 day' RETURNING 1
+    """
+    scene.pipeline.rows(rows)
+    assert scene.reset().run_once().changed == 1
+    assert scene.pipeline.rows("SELECT has_lapsed FROM subscriptions WHERE subject = 'u'") == [(True,)]
+    assert scene.reset().run_once().changed == 0

@@ -1,12 +1,14 @@
 """Changes of a subject's terms become entries, each exactly once, whatever dies in between."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
 
-from ledger import grants, notices, replay_verification, subscriptions
+from ledger import grants, notices, openings, replay_verification, subscriptions
 from ledger.acts import By
+from quota import protocol
 from quota.entitlement import Subscription
 from quota.errors import TooMany
 from quota.journal import About, Entry
@@ -28,7 +30,7 @@ def scene(connection: "redis.Redis", database: Database) -> Iterator[Resetting]:
 
 
 def put(scene: Resetting, plan: str, status: str = "active", by: By = BY) -> None:
-    scene.pipeline.call(subscriptions.put, "t", "u", Subscription(plan, status, None, {}), by)
+    scene.pipeline.call(subscriptions.put, "t", "u", Subscription(plan, status, None, {}), by, now_ms=scene.now_ms)
 
 
 def entries(scene: Resetting) -> list[Entry]:
@@ -114,6 +116,26 @@ def test_what_a_gateway_did_not_live_to_tell_becomes_entries_by_the_job(
     assert in_ledger(scene) == [("open", "pro")]
 
 
+def test_what_an_older_drain_left_is_taken_away_and_keeps_nobody_waiting(
+    scene: Resetting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It books the entries, and does not know of notices."""
+    for number in range(notices.MAX_WAITING):
+        put(scene, "pro", "active" if number % 2 else "past_due")
+    scene.bring_in(ACCOUNT)
+    with monkeypatch.context() as older:
+        older.setattr("ledger.entries.notices.note_staged", lambda _: None)
+        scene.pipeline.drained()
+    with pytest.raises(TooMany):
+        put(scene, "free")
+    monkeypatch.setattr("workers.announce.OLDER_THAN_S", 0.0)
+    Announcer(scene.connection, scene.engine).run_once()
+    assert scene.pipeline.rows("SELECT count(*) FROM notices WHERE metric = 'm'") == [(0,)]
+    scene.pipeline.drained()
+    assert len(in_ledger(scene)) == notices.MAX_WAITING
+    put(scene, "free")
+
+
 def test_an_account_has_room_for_so_many_changes_that_the_ledger_has_not_got(scene: Resetting) -> None:
     for number in range(notices.MAX_WAITING):
         put(scene, "pro", "active" if number % 2 else "past_due")
@@ -163,3 +185,22 @@ def test_the_entry_of_a_grant_says_who_gave_it_and_why(scene: Resetting, kind: s
     lose_redis(scene)
     scene.bring_in(ACCOUNT, epoch=2)
     assert entries(scene) == []
+
+
+def test_no_entry_comes_before_the_terms_that_it_tells_of(scene: Resetting, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.used(ACCOUNT, 4)
+    of_subjects, is_put = openings.subscriptions.of_subjects, []
+
+    def of_subjects_and_put(*words: Any) -> Any:
+        found = of_subjects(*words)
+        if not is_put:
+            is_put.append(True)
+            put(scene, "pro")  # another gateway's, committed between two reads of this one
+        return found
+
+    monkeypatch.setattr(openings.subscriptions, "of_subjects", of_subjects_and_put)
+    for _ in range(2):
+        scene.bring_in(ACCOUNT)
+        shard = scene.shard(ACCOUNT)
+        shard.run(protocol.publish(shard.number, "t", 1, [ACCOUNT.key(shard.number)]))
+    assert [each.window.terms.plan for each in entries(scene) if each.kind == "open"] == ["pro"]

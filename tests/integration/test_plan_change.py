@@ -56,7 +56,9 @@ def test_units_that_reached_redis_and_not_yet_the_ledger_outlive_a_plan_change(p
     pipeline.drained()
     shard.consume(shard.step(3))
     shard.hold(2)
-    pipeline.call(subscriptions.put, "t", "u", Subscription(plan, "active", None, {}), By("k"))
+    pipeline.call(
+        subscriptions.put, "t", "u", Subscription(plan, "active", None, {}), By("k"), now_ms=pipeline.shard.now_ms()
+    )
     shard.run(protocol.publish(shard.number, "t", 1, [shard.key()]))
     (waits,) = shard.consume(shard.step(1))
     assert (waits.outcome, pipeline.waiting()) == ("unready", 2)

@@ -85,7 +85,9 @@ def test_shards_whose_epoch_is_about_to_begin_are_left_alone(scene: Resetting) -
 def test_a_window_that_was_cut_short_has_handed_its_units_on_and_is_not_sealed(scene: Resetting) -> None:
     account = name_of("u", "r")
     scene.used_yesterday({account: 4})
-    scene.pipeline.call(subscriptions.put, "t", "u", Subscription("pro", "active", None, {}), By("test"))
+    scene.pipeline.call(
+        subscriptions.put, "t", "u", Subscription("pro", "active", None, {}), By("test"), now_ms=scene.now_ms
+    )
     assert scene.bring_in(account) == "provisioned"
     scene.pipeline.drained()
     assert scene.window(account).kind == "month"
@@ -139,7 +141,9 @@ def test_units_that_rolled_over_are_of_the_closing_balance_and_do_not_roll_over_
 def test_nothing_rolls_over_from_a_plan_without_it_and_nothing_once_the_plan_is_gone(scene: Resetting) -> None:
     account = name_of("u", "r")
     scene.used_yesterday({account: 2})
-    scene.pipeline.call(subscriptions.put, "t", "u", Subscription("pro", "active", None, {}), By("test"))
+    scene.pipeline.call(
+        subscriptions.put, "t", "u", Subscription("pro", "active", None, {}), By("test"), now_ms=scene.now_ms
+    )
     scene.connection.hset(account.key(scene.shard(account).number), "rule", _outdated(scene, account))
     done = scene.settled()
     assert done.rolled == 8 - 2  # the period that is over was one of the plan with it

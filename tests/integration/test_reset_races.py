@@ -72,7 +72,9 @@ def test_a_subject_that_began_without_periods_and_whose_redis_was_lost_keeps_wha
     account = name_of("u", "r")
     with Resetting.on(connection, database, FROM_LIFETIME) as scene:
         scene.used_yesterday({account: 2})
-        scene.pipeline.call(subscriptions.put, "t", "u", Subscription("pro", "active", None, {}), By("test"))
+        scene.pipeline.call(
+            subscriptions.put, "t", "u", Subscription("pro", "active", None, {}), By("test"), now_ms=scene.now_ms
+        )
         scene.used(account, 2)
         scene.pipeline.drained()
         scene.connection.flushall()

@@ -22,7 +22,9 @@ def scene(connection: "redis.Redis", database: Database) -> Iterator[Resetting]:
 
 class TestScheduledChanges:
     def scheduled(self, scene: Resetting, at_ms: int) -> None:
-        scene.pipeline.call(subscriptions.put, "t", "u", Subscription("free", "active", None, {"x": 1}), By("test"))
+        scene.pipeline.call(
+            subscriptions.put, "t", "u", Subscription("free", "active", None, {"x": 1}), By("test"), now_ms=scene.now_ms
+        )
         following = Subscription("pro", "active", None, {})
         words: dict[str, Any] = {"end_of": lambda _: at_ms, "now_ms": scene.pipeline.clocked.now_ms()}
         scene.pipeline.call(subscriptions.schedule, "t", "u", following, by=By("somebody"), **words)
@@ -63,6 +65,8 @@ class TestScheduledChanges:
 
     def test_a_change_now_takes_away_what_was_scheduled(self, scene: Resetting) -> None:
         self.scheduled(scene, scene.today.end_ms or 0)
-        scene.pipeline.call(subscriptions.put, "t", "u", Subscription("free", "active", None, {}), By("test"))
+        scene.pipeline.call(
+            subscriptions.put, "t", "u", Subscription("free", "active", None, {}), By("test"), now_ms=scene.now_ms
+        )
         found = scene.pipeline.call(subscriptions.of_subject, "t", "u")
         assert found is not None and found.scheduled is None

@@ -44,9 +44,13 @@ class Scene:
     given: list[GivenAgain] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        around: Any = (self, self, FakeStore({earlier_uses.hold_before: self._before, receipts.given_by: self._given}))
+        around: Any = (self, self, FakeStore(self._known()))
         self.undoing = Undoing(*around)
         self.taking_back = TakingBack(self, around[0], *around[1:])  # type: ignore[arg-type]
+
+    def _known(self) -> dict[Any, Any]:
+        found = {earlier_uses.hold_before: self._before, receipts.given_by: self._given}
+        return {**found, receipts.corrected_by: lambda _: -5}
 
     def _before(self, _: TakeBack) -> EarlierHold | None:
         return self.earlier
@@ -252,3 +256,12 @@ def test_what_must_wait_is_told_to_whoever_asked(scene: Scene) -> None:
     scene.failure = CountersUnavailable("away")
     with pytest.raises(CountersUnavailable):
         asyncio.run(scene.taking_back.take_back(CONSUME, CHARGES))
+
+
+def test_a_correction_is_taken_back_with_its_place_so_that_no_later_period_pays_for_it(scene: Scene) -> None:
+    wanted = replace(REPEAT, kind="correct")
+    assert scene.undo(wanted) is True
+    assert [(each.mode, each.asked[0].detail) for each in scene.asked] == [(Mode.ADJUST, f"up {LATER}")]
+    sealed = Scene(outcome=Outcome.BELOW_ZERO)
+    with pytest.raises(Conflict, match="period is over"):
+        sealed.undo(wanted)
