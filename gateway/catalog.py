@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from gateway import paging
 from gateway.admission import Admission
-from gateway.report_queries import flag_in, instant_in, reason_in
+from gateway.report_queries import flag_in, past_instant_in, reason_in
 from gateway.resources import StrictRequest, asked_by, caller, from_path
 from ledger import announcements, catalog_effects, catalogs
 from ledger.acts import By
@@ -93,9 +93,11 @@ def _sells(catalog: Catalog) -> bool:
     opt={"scopes": ("read", "admin"), "query": ("version", "at")},
     summary="The tenant's catalog, as it is or was",
 )
-async def read_catalog(request: StrictRequest, store: NamedDependency[Store]) -> Response[dict[str, Any]]:
+async def read_catalog(
+    request: StrictRequest, store: NamedDependency[Store], admission: NamedDependency[Admission]
+) -> Response[dict[str, Any]]:
     tenant, query = caller(request).tenant, request.query_params
-    version, at_ms = _version_in(query), instant_in(query, "at")
+    version, at_ms = _version_in(query), past_instant_in(query, "at", admission.now_ms())
     if version is not None and at_ms is not None:
         raise InvalidRequest("name a version or an instant, not both", field="at")
     if version is None and at_ms is None:

@@ -46,6 +46,11 @@ def test_an_if_match_or_a_flag_that_is_none_is_refused(tenant: Tenant) -> None:
         assert assert_problem(answer, 400, "INVALID_REQUEST")["field"] == query.partition("=")[0]
 
 
+def test_nobody_knows_the_catalog_of_an_instant_to_come(tenant: Tenant) -> None:
+    answer = tenant.client.get("/v1/catalog?at=2099-01-01T00:00:00Z")
+    assert assert_problem(answer, 400, "INVALID_REQUEST")["field"] == "at"
+
+
 def test_an_empty_document_takes_nothing_away_unless_it_says_so(tenant: Tenant) -> None:
     assert tenant.client.put("/v1/catalog?dry_run=true", json={}).json()["changes"]
     for document in ({}, {"metrics": {}, "plans": {}, "upgrade_url": "https://example.com"}):

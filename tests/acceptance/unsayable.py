@@ -77,7 +77,7 @@ ROWS = [
     Unsayable(DATED | {"ListActs"}, "an instant must lie in the years", "a range of instants"),
     Unsayable({"WriteCatalog"}, "CATALOG_CHANGED", "which version holds"),
     Unsayable({"ReadCatalog"}, "name a version or an instant, not both", "that one parameter excludes another"),
-    Unsayable({"ReadStatus"}, "at lies in the future", "what time it is"),
+    Unsayable({"ReadStatus", "ReadCatalog"}, "at lies in the future", "what time it is"),
     Unsayable({"StartJob"}, "from must lie before to", "an order of two members"),
     Unsayable({"StartJob"}, "there is no such instant", "that an offset leads out of all years"),
 ]
