@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from gateway.misfits import misfit
 from quota.errors import InvalidRequest
 from quota.identifiers import IDENTIFIER_PATTERN, MAX_AMOUNT, checked_identifier
 
@@ -117,7 +118,7 @@ class NothingRequest(_Body, frozen=True):
 
 
 class SubscriptionRequest(_Body, frozen=True):
-    """The plan that a subject is on from now, or from the end of the period that runs."""
+    """The whole subscription, from now or from the period's end: an anchor and add-ons that are left out are gone."""
 
     plan: Identifier
     status: Literal["active", "trialing", "past_due", "canceled", "paused"] = "active"
@@ -191,7 +192,7 @@ def decoded(kind: type[T], body: bytes) -> T:
     try:
         request: T = decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise InvalidRequest(str(error)) from error
+        raise misfit(error, kind) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from error
     if isinstance(request, _Body):

@@ -1,29 +1,34 @@
 """GET and PUT /v1/catalog and its versions, GET /v1/plans."""
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
-from litestar import get, put
+from litestar import Response, get, put
 from litestar.datastructures import MultiDict
 from litestar.di import NamedDependency
-from litestar.params import FromPath, FromQuery
+from litestar.params import FromPath
 from sqlalchemy import Connection
 
 from gateway import paging
 from gateway.admission import Admission
-from gateway.report_queries import instant_in
+from gateway.report_queries import flag_in, past_instant_in, reason_in
 from gateway.resources import StrictRequest, asked_by, caller, from_path
 from ledger import announcements, catalog_effects, catalogs
 from ledger.acts import By
 from ledger.catalog_effects import Counted
 from ledger.store import Store
 from quota.catalog import Catalog, Change, Plan, parse_json, to_document
-from quota.errors import InvalidRequest, UnknownPlan
+from quota.errors import Conflict, InvalidRequest, UnknownPlan
 
 log = structlog.get_logger()
 MAX_VERSION_DIGITS = 18
 """Of a bigint any such number is one; no catalog changes so often."""
 MAX_VERSION = 2**63 - 1
+NO_VERSION = -1
+_tag = re.compile(r'\*|(?P<quote>"?)(?P<version>[0-9]{1,18})(?P=quote)|(?:W/)?"[!#-~]*"')
+"""Bare or quoted, as an idempotency key is. A weak tag matches nothing in If-Match (RFC 9110, section 13.1.1)."""
 
 
 async def apply_catalog(
@@ -35,10 +40,13 @@ async def apply_catalog(
     *,
     dry_run: bool,
     based_on: int | None = None,
+    allow_empty: bool = True,
 ) -> dict[str, Any]:
-    """Compares, counts, writes and tells every shard; what differs, for whom, and which version holds now."""
+    """Compares, counts, writes and tells every shard; what differs, for whom, and which version holds now.
+    CatalogChanged, Conflict."""
+    how: dict[str, Any] = {"dry_run": dry_run, "based_on": based_on, "allow_empty": allow_empty}
     counted, (version, changes, announcement) = await store.run(
-        tenant, _counted_and_applied, tenant, catalog, by, admission.now_ms(), dry_run=dry_run, based_on=based_on
+        tenant, _counted_and_applied, tenant, catalog, by, admission.now_ms(), **how
     )
     if announcement is not None:
         await admission.announce(tenant, None)
@@ -54,12 +62,30 @@ async def apply_catalog(
 
 
 def _counted_and_applied(
-    connection: Connection, tenant: str, catalog: Catalog, by: By, now_ms: int, *, dry_run: bool, based_on: int | None
+    connection: Connection,
+    tenant: str,
+    catalog: Catalog,
+    by: By,
+    now_ms: int,
+    *,
+    dry_run: bool,
+    based_on: int | None,
+    allow_empty: bool,
 ) -> tuple[list[Counted], tuple[int, list[Change], int | None]]:
     catalogs.lock(connection, tenant)  # first: what is counted is what is applied
     _, current = catalogs.newest(connection, tenant)
+    if not (allow_empty or dry_run or _sells(catalog)) and _sells(current):
+        # Most likely half a document, or none: from the next request on nobody would be let through.
+        raise Conflict(
+            "the document has no metrics and no plans, and would take away all that there are; nothing was changed. "
+            "If that is meant, send it with ?allow_empty=true"
+        )
     counted = catalog_effects.counted(connection, tenant, current, catalog, now_ms)
     return counted, catalogs.apply(connection, tenant, catalog, by, dry_run=dry_run, based_on=based_on)
+
+
+def _sells(catalog: Catalog) -> bool:
+    return bool(catalog.metrics or catalog.plans)
 
 
 @get(
@@ -67,16 +93,19 @@ def _counted_and_applied(
     opt={"scopes": ("read", "admin"), "query": ("version", "at")},
     summary="The tenant's catalog, as it is or was",
 )
-async def read_catalog(request: StrictRequest, store: NamedDependency[Store]) -> dict[str, Any]:
+async def read_catalog(
+    request: StrictRequest, store: NamedDependency[Store], admission: NamedDependency[Admission]
+) -> Response[dict[str, Any]]:
     tenant, query = caller(request).tenant, request.query_params
-    version, at_ms = _version_in(query), instant_in(query, "at")
+    version, at_ms = _version_in(query), past_instant_in(query, "at", admission.now_ms())
     if version is not None and at_ms is not None:
         raise InvalidRequest("name a version or an instant, not both", field="at")
     if version is None and at_ms is None:
-        _, catalog = await store.run(tenant, catalogs.newest, tenant)
+        number, catalog = await store.run(tenant, catalogs.newest, tenant)
     else:
-        _, catalog = await store.run(tenant, catalogs.kept, tenant, version=version, at_ms=at_ms)
-    return to_document(catalog)
+        found, catalog = await store.run(tenant, catalogs.kept, tenant, version=version, at_ms=at_ms)
+        number = found.version
+    return Response(to_document(catalog), headers={"etag": f'"{number}"'})
 
 
 def _version_in(query: MultiDict[str]) -> int | None:
@@ -105,15 +134,30 @@ async def list_versions(request: StrictRequest, store: NamedDependency[Store]) -
     return {"items": [each.to_document() for each in shown], "next_cursor": next_cursor}
 
 
-@put("/v1/catalog", opt={"scopes": ("admin",), "query": ("dry_run",)}, summary="Compare and apply a whole catalog")
+@put(
+    "/v1/catalog",
+    opt={"scopes": ("admin",), "query": ("dry_run", "reason", "allow_empty")},
+    summary="Compare and apply a whole catalog",
+)
 async def write_catalog(
-    request: StrictRequest,
-    store: NamedDependency[Store],
-    admission: NamedDependency[Admission],
-    dry_run: FromQuery[bool] = False,
+    request: StrictRequest, store: NamedDependency[Store], admission: NamedDependency[Admission]
 ) -> dict[str, Any]:
+    query, by = request.query_params, asked_by(request, reason_in(request.query_params))
+    how = {name: flag_in(query, name) for name in ("dry_run", "allow_empty")}
+    based_on = based_on_in([value for name, value in request.scope["headers"] if name == b"if-match"])
     catalog = parse_json(await request.body())
-    return await apply_catalog(store, admission, caller(request).tenant, catalog, asked_by(request), dry_run=dry_run)
+    return await apply_catalog(store, admission, caller(request).tenant, catalog, by, based_on=based_on, **how)
+
+
+def based_on_in(values: Sequence[bytes]) -> int | None:
+    """Which version the header If-Match names, None if whichever there is will do; one that never holds, where it names
+    something else than a version. InvalidRequest."""
+    found = _tag.fullmatch(values[0].decode("latin-1").strip()) if len(values) == 1 else None
+    if values and found is None:
+        raise InvalidRequest('If-Match is one ETag of GET /v1/catalog, such as "7"', field="If-Match")
+    if found is None or found[0] == "*":
+        return None
+    return int(found["version"]) if found["version"] else NO_VERSION
 
 
 def _plan_document(name: str, plan: Plan, document: dict[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,8 @@ async def correct_counter(
     tenant, subject, by = caller(request).tenant, from_path(subject, "subject"), asked_by(request, data.reason)
     key = idempotency_key([value for name, value in request.scope["headers"] if name in KEY_HEADERS])
     document, is_new = await correct(admission, tenant, subject, data, by=by, request_id=ident_of(request), key=key)
-    return Response(document, status_code=200, headers={} if is_new else {"idempotency-replayed": "true"})
+    headers = {} if is_new else {"idempotency-replayed": "true"}
+    return Response(document | {"replayed": not is_new}, status_code=200, headers=headers)
 
 
 async def correct(

@@ -35,7 +35,8 @@ async def give_gift(
     key = idempotency_key([value for name, value in request.scope["headers"] if name in KEY_HEADERS])
     asked = await ask_and_give(store, admission, giving, tenant, data, by=by, key=key)
     headers = {"idempotency-replayed": "true"} if asked.is_known else {}
-    return Response(document_of(asked.gift), status_code=202 if asked.is_waiting else 201, headers=headers)
+    document = document_of(asked.gift) | {"replayed": asked.is_known}
+    return Response(document, status_code=202 if asked.is_waiting else 201, headers=headers)
 
 
 class GiftSoFar(NamedTuple):

@@ -33,7 +33,8 @@ async def give_grant(
     key = idempotency_key([value for name, value in request.scope["headers"] if name in KEY_HEADERS])
     by = asked_by(request, data.reason)
     body, is_new = await give(store, admission, tenant, subject, data, by=by, key=key)
-    return Response(body, status_code=201, headers={} if is_new else {"idempotency-replayed": "true"})
+    headers = {} if is_new else {"idempotency-replayed": "true"}
+    return Response(body | {"replayed": not is_new}, status_code=201, headers=headers)
 
 
 async def give(

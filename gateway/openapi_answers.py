@@ -183,6 +183,7 @@ def _of_resources() -> Schema:
             }
         ),
         "Level": closed({"subject": IDENTIFIER, **metric}, "caps"),
+        "Correction": closed({"subject": IDENTIFIER, **metric, "replayed": FLAG}, "caps"),
         "Grant": closed(
             {
                 "id": TEXT,
@@ -193,6 +194,7 @@ def _of_resources() -> Schema:
                 "expires_at": or_null(INSTANT),
                 "priority": {"type": "integer"},
                 "reason": TEXT,
+                "replayed": FLAG,
             }
         ),
         "Override": closed({"subject": IDENTIFIER, **override}),
@@ -241,7 +243,8 @@ def _of_keys() -> Schema:
 def _of_gifts() -> Schema:
     words = {"id": TEXT, "from": IDENTIFIER, "to": IDENTIFIER, "metric": IDENTIFIER, "amount": COUNT}
     state = {"enum": ["asked", "taken", "given", "refused"]}
-    return {"Gift": closed({**words, "state": state, "reason": or_null(TEXT), "refusal": or_null(TEXT)})}
+    gift = {**words, "state": state, "reason": or_null(TEXT), "refusal": or_null(TEXT)}
+    return {"Gift": closed(gift), "GiftResult": closed({**gift, "replayed": FLAG})}
 
 
 def schemas() -> Schema:

@@ -19,6 +19,31 @@ OF_CATALOG: list[Schema] = [
     },
 ]
 
+_FLAG: Schema = {"type": "boolean", "default": False}
+OF_WRITING: list[Schema] = [
+    {"name": "dry_run", "in": "query", "description": "Only show what would change", "schema": _FLAG},
+    {
+        "name": "allow_empty",
+        "in": "query",
+        "description": "A document without metrics and plans may take away all that there are; a 409 without it",
+        "schema": _FLAG,
+    },
+    {
+        "name": "If-Match",
+        "in": "header",
+        "description": "The `ETag` of the version that was looked at; a 412 if another one holds by now",
+        "required": False,
+        "schema": {"type": "string", "pattern": r'^(\*|[0-9]{1,18}|(W/)?"[!#-~]*")$'},
+    },
+]
+ETAG: Schema = {
+    "ETag": {
+        "description": "The version, for `If-Match`",
+        "required": True,
+        "schema": {"type": "string", "pattern": '^"[0-9]+"$'},
+    }
+}
+
 
 def schemas() -> Schema:
     """By name, as `$ref` has them."""

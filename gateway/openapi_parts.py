@@ -24,6 +24,7 @@ _PROBLEMS = {
     403: "The key lacks the scope, or the subject has no plan",
     404: "No such thing in this tenant",
     409: "It cannot be done to what is there now; nothing was changed",
+    412: "The version that `If-Match` names is not the one that holds; nothing was changed",
     413: "The body is too large",
     422: "The idempotency key was used with another body",
     429: "Denied: the quota does not suffice; nothing was changed",

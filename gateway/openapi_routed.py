@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.bodies import MAX_REASON_CHARACTERS, WITHOUT_NUL
 from gateway.openapi_answers import IDENTIFIER, Schema
-from gateway.openapi_catalog import OF_CATALOG
+from gateway.openapi_catalog import ETAG, OF_CATALOG, OF_WRITING
 from gateway.openapi_parts import KEY, Answered, json_body, link, responses
 from gateway.openapi_reports import AT, OF_ACTS, OF_ENTRIES, OF_PERIODS, OF_USAGE, STREAMS
 from gateway.paging import DEFAULT_LIMIT, MAX_CURSOR_CHARACTERS, MAX_LIMIT
@@ -88,7 +88,12 @@ ROUTED = {
     ("/v1/catalog", "get"): Routed("ReadCatalog", "Catalog", (*_OF_READING, 404), query=OF_CATALOG),
     ("/v1/catalog/versions", "get"): Routed("ListCatalogVersions", "CatalogVersions", _OF_READING, is_paged=True),
     ("/v1/catalog", "put"): Routed(
-        "WriteCatalog", "CatalogChange", _OF_WRITING, body="Catalog", examples={"two plans": _CATALOG}
+        "WriteCatalog",
+        "CatalogChange",
+        (*_OF_WRITING, 409, 412),
+        body="Catalog",
+        examples={"two plans": _CATALOG},
+        query=[*OF_WRITING, _WHY],
     ),
     ("/v1/plans", "get"): Routed("ListPlans", "Plans", _OF_READING, links=_FIRST_PLAN, is_paged=True),
     ("/v1/plans/{plan}", "get"): Routed("ReadPlan", "PlanWithLimits", (*_OF_READING, 404)),
@@ -142,7 +147,7 @@ ROUTED = {
     ("/v1/subjects/{subject}/overrides", "get"): Routed("ListOverrides", "Overrides", _OF_READING, is_paged=True),
     ("/v1/subjects/{subject}/corrections", "post"): Routed(
         "CorrectCounter",
-        "Level",
+        "Correction",
         (*_OF_WRITING, 404, 409, 422),
         links={"status": _OF_SUBJECT["status"]},
         body="CorrectionRequest",
@@ -151,7 +156,7 @@ ROUTED = {
     ),
     ("/v1/gifts", "post"): Routed(
         "GiveGift",
-        "Gift",
+        "GiftResult",
         (*_OF_WRITING, 404, 409, 422),
         201,
         links={"gift": link("ReadGift", "How far it is", path={"id": "/id"})},
@@ -216,6 +221,8 @@ def complete(path: str, method: str, operation: Schema) -> None:
         operation["parameters"] = [*operation.get("parameters", ()), *added]
     if routed.body is not None:
         operation["requestBody"] = json_body(routed.body, routed.examples)
+    if (path, method) == ("/v1/catalog", "get"):
+        operation["responses"]["200"]["headers"] |= ETAG
     if path == "/v1/gifts":
         waits = "The counters cannot be reached: it is written down, and will be given or refused"
         operation["responses"]["202"] = operation["responses"]["201"] | {"description": waits}

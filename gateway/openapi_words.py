@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from gateway.openapi_answers import Schema
+from gateway.openapi_examples import EXAMPLES_OF, told
 from quota.identifiers import IDENTIFIER_PATTERN, MAX_AMOUNT
 
 MAX_DEPTH = 12
@@ -32,6 +33,13 @@ _EXAMPLES: dict[str, Any] = {
     "warning": None,
     "scheduled": None,
     "anchor": None,
+    "status_until": None,
+    "revoked_at": None,
+    "replaces": None,
+    "refusal": None,
+    "tenant": "default",
+    "request_id": "5f0c1a7be2d94c36",
+    "idempotency_key": "order-7",
 }
 _INSTANT = "2026-11-22T10:00:00Z"
 _ENTRY = "49.1-0"
@@ -138,7 +146,9 @@ def example_of(schema: Schema, components: Schema, name: str = "", depth: int = 
     if depth > MAX_DEPTH:
         return None
     if "$ref" in schema:
-        return example_of(components[schema["$ref"].rpartition("/")[2]], components, name, depth + 1)
+        component = schema["$ref"].rpartition("/")[2]
+        made = example_of(components[component], components, name, depth + 1)
+        return told(made, EXAMPLES_OF[component]) if component in EXAMPLES_OF else made
     several = schema.get("oneOf") or schema.get("anyOf")
     if several:
         if name in _EXAMPLES and _EXAMPLES[name] is None:

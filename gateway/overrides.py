@@ -6,12 +6,11 @@ import structlog
 from litestar import delete, get, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
-from msgspec import ValidationError as WrongValue
-from msgspec import convert
 
 from gateway import paging
 from gateway.admission import Admission
-from gateway.bodies import Identifier, OverrideRequest, Reason
+from gateway.bodies import Identifier, OverrideRequest
+from gateway.report_queries import reason_in
 from gateway.resources import StrictRequest, asked_by, caller, from_path, ident_of
 from gateway.telling import tell_terms
 from ledger import overrides
@@ -81,7 +80,7 @@ async def remove_override(
     subject: FromPath[str],
     metric: FromPath[str],
 ) -> None:
-    account, by = _account(request, subject, metric), asked_by(request, _reason_in(request))
+    account, by = _account(request, subject, metric), asked_by(request, reason_in(request.query_params))
     await take_limit_away(store, admission, account, by=by, request_id=ident_of(request))
 
 
@@ -117,19 +116,6 @@ async def list_overrides(
 
 def _account(request: StrictRequest, subject: str, metric: str) -> AccountName:
     return AccountName(caller(request).tenant, from_path(subject, "subject"), from_path(metric, "metric"))
-
-
-def _reason_in(request: StrictRequest) -> str | None:
-    reason = paging.single(request.query_params, "reason")
-    if reason is None:
-        return None
-    try:
-        checked: str = convert(reason, Reason)
-    except WrongValue as error:
-        raise InvalidRequest(f"reason: {error}", field="reason") from error
-    if "\0" in checked:
-        raise InvalidRequest("reason may not hold the character U+0000", field="reason")
-    return checked
 
 
 async def _tell(store: Store, admission: Admission, account: AccountName, announcement: int, request_id: str) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from litestar.datastructures import MultiDict
 
+from gateway.bodies import MAX_REASON_CHARACTERS
 from gateway.paging import single
 from ledger.acts import ACTS
 from quota.errors import InvalidRequest
@@ -23,6 +24,23 @@ class Range:
 
     from_ms: int | None
     to_ms: int | None
+
+
+def reason_in(query: MultiDict[str]) -> str | None:
+    """Why something is done, None if it was left out. InvalidRequest."""
+    value = single(query, "reason")
+    if value is not None and (not 1 <= len(value) <= MAX_REASON_CHARACTERS or "\0" in value):
+        words = f"a reason has 1 to {MAX_REASON_CHARACTERS} characters, and no U+0000 among them"
+        raise InvalidRequest(words, field="reason")
+    return value
+
+
+def flag_in(query: MultiDict[str], name: str) -> bool:
+    """Whether something is wanted; it is not if it was left out. InvalidRequest."""
+    value = single(query, name)
+    if value not in {None, "true", "false"}:
+        raise InvalidRequest(f"{name} is true or false", field=name)
+    return value == "true"
 
 
 def identifier_in(query: MultiDict[str], name: str) -> str | None:

@@ -7,7 +7,7 @@ import msgspec
 import structlog
 from litestar import Request, Response
 from litestar.connection import ASGIConnection
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, ValidationException
 from litestar.handlers import BaseRouteHandler
 
 from gateway import problems
@@ -84,6 +84,8 @@ def ident_of(request: Request[Any, Any, Any]) -> str:
 def to_problem(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Any error as a problem document."""
     instance = request.scope["path"]
+    if isinstance(error, ValidationException):  # every query parameter is checked in code, so it is the body
+        error = InvalidRequest("the body is empty: send a JSON object")
     if isinstance(error, HTTPException):
         status = error.status_code
         code = _CODE_OF_STATUS.get(status, "INVALID_REQUEST" if status < 500 else "INTERNAL")

@@ -148,7 +148,7 @@ def _checked(data: SubscriptionRequest, catalog: Catalog, now_ms: int) -> Subscr
         raise UnknownPlan(f"the catalog has no plan {data.plan}", plan=data.plan)
     for add_on in data.add_ons:
         if add_on not in catalog.add_ons:
-            raise InvalidRequest(f"the catalog has no add-on {add_on}", field="add_ons")
+            raise InvalidRequest(f"the catalog has no add-on {add_on}", field="add_ons", add_on=add_on)
     anchor_ms = None if data.anchor is None else from_rfc3339(data.anchor)
     return Subscription(data.plan, data.status, anchor_ms, data.add_ons, None, _until_ms(data, now_ms))
 

@@ -12,7 +12,7 @@ from ledger.announcements import announce
 from ledger.instants import from_timestamp, to_timestamp
 from ledger.tables import catalogs
 from quota.catalog import Catalog, Change, difference, stored, to_document
-from quota.errors import Conflict, NotFound
+from quota.errors import CatalogChanged, NotFound
 from quota.periods import to_rfc3339
 
 
@@ -39,11 +39,12 @@ def apply(
     connection: Connection, tenant: str, catalog: Catalog, by: By, *, dry_run: bool, based_on: int | None = None
 ) -> tuple[int, list[Change], int | None]:
     """Writes a new version if anything differs: its number, what changes, and the announcement to be made, if any.
-    Conflict if somebody was shown what changes since the version `based_on`, and another one holds by now."""
+    CatalogChanged if somebody was shown what changes since the version `based_on`, and another one holds by now."""
     lock(connection, tenant)
     current_version, current = newest(connection, tenant)
     if based_on is not None and based_on != current_version:
-        raise Conflict(f"version {current_version} was applied meanwhile, nothing was changed; compare again")
+        words = f"version {current_version} was applied meanwhile, nothing was changed; compare again"
+        raise CatalogChanged(words, version=current_version)
     changes = difference(current, catalog)
     if dry_run or not changes:
         return current_version, changes, None

@@ -20,7 +20,8 @@ QuotagateError
 │   ├── BelowZero               a level cannot be given back further than that
 │   ├── NotEnoughUnits          fewer unused units of grants than are to be given away
 │   ├── TooMany                 of what one account may have at a time
-│   └── UnknownPrice            the catalog does not say what is bought with it
+│   ├── UnknownPrice            the catalog does not say what is bought with it
+│   └── CatalogChanged          another version holds than the one that was named
 ├── NoSubscription              no active plan, and the tenant has no default one
 ├── IdempotencyKeyReused        the same key came with another body
 ├── CountersUnavailable         Redis did not answer in time, or refuses to write
@@ -129,6 +130,10 @@ class TooMany(Conflict):
 
 class UnknownPrice(Conflict):
     code = "UNKNOWN_PRICE"
+
+
+class CatalogChanged(Conflict):
+    code = "CATALOG_CHANGED"
 
 
 class NoSubscription(QuotagateError):

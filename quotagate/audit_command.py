@@ -35,10 +35,13 @@ def audit(
     """Tell who changed what, when, from where and why."""
     from ledger.act_reading import WantedActs
     from ledger.acts import ACTS
+    from quota.errors import InvalidRequest
     from quota.periods import from_rfc3339
     from quotagate.auditing import run_audit
 
     if act is not None and act not in ACTS:
         raise click.BadParameter(f"{act!r} is none of {', '.join(ACTS)}", param_hint="--act")
     from_ms, to_ms = (None if each is None else from_rfc3339(each) for each in (since, till))
+    if from_ms is not None and to_ms is not None and from_ms >= to_ms:
+        raise InvalidRequest("--from must lie before --to")
     run_audit(os.environ, data, WantedActs(tenant, subject, act, actor, from_ms, to_ms), limit, form)

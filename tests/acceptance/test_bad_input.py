@@ -191,6 +191,14 @@ def test_a_subscription_that_makes_no_sense_changes_nothing(door: Door, body: st
     assert door.send("GET", path).json() == before
 
 
+def test_what_is_wrong_is_told_with_its_field_and_no_word_of_the_framework(door: Door) -> None:
+    path = "/v1/subjects/u_1/subscription"
+    empty = assert_problem(door.send("PUT", path), 400, "INVALID_REQUEST")
+    assert empty["detail"] == "the body is empty: send a JSON object"
+    unknown = assert_problem(door.send("PUT", path, BAD_SUBSCRIPTIONS["an unknown add-on"][0].encode()), 400)
+    assert (unknown["code"], unknown["field"], unknown["add_on"]) == ("INVALID_REQUEST", "add_ons", "nothing")
+
+
 BAD_CATALOGS = {
     "nothing": "",
     "no object": "[]",

@@ -100,6 +100,8 @@ def test_the_same_key_gives_once_and_another_body_is_refused(tenant: Tenant) -> 
     assert {answer.status_code for answer in answers} == {201}
     assert len({answer.json()["id"] for answer in answers}) == 1
     assert sum("idempotency-replayed" not in answer.headers for answer in answers) == 1
+    for answer in answers:
+        assert answer.json()["replayed"] is ("idempotency-replayed" in answer.headers)
     assert give(tenant, 5, key="k").status_code == 422
     settled(tenant, answers[0])
     eventually(lambda: (units(tenant, "u"), units(tenant, "v")) == (5, 4), "it is given once")

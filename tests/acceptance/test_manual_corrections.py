@@ -54,7 +54,8 @@ def test_a_level_is_corrected_too_and_a_cap_is_left_alone(tenant: Tenant) -> Non
 def test_the_same_key_corrects_once_and_another_body_is_refused(tenant: Tenant, system: System) -> None:
     key = {"Idempotency-Key": "k-1"}
     first, again = post(tenant, PATH, body(7), **key), post(tenant, PATH, body(7), **key)
-    assert (first.status_code, again.status_code, again.json()) == (200, 200, first.json())
+    assert (first.status_code, again.status_code, again.json()) == (200, 200, first.json() | {"replayed": True})
+    assert first.json()["replayed"] is False
     assert (first.headers.get("idempotency-replayed"), again.headers["idempotency-replayed"]) == (None, "true")
     assert post(tenant, PATH, body(8), **key).status_code == 422
     assert metric(tenant, "u", "tokens")["used"] == 7

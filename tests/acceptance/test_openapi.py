@@ -90,7 +90,7 @@ def test_schemathesis_finds_nothing(system: System, make_tenant: MakeTenant, tmp
     # Its links lead from a consume to its refund, and from a reservation to both of its ends.
     system.drained()
     kinds = system.sql("SELECT DISTINCT kind FROM entries WHERE tenant = %s", tenant.name)
-    assert {kind for (kind,) in kinds} >= {"consume", "refund", "hold", "commit", "release", "grant", "set", "denied"}
+    assert {kind for (kind,) in kinds} >= {"consume", "refund", "hold", "commit", "release", "grant", "set"}
 
 
 def test_the_document_is_one_of_openapi_3_1(document: dict[str, Any]) -> None:

@@ -66,6 +66,7 @@ class TestGrants:
         assert [each.status_code for each in answers] == [201] * 3
         assert len({each.json()["id"] for each in answers}) == 1
         assert [each.headers.get("idempotency-replayed") for each in answers] == [None, "true", "true"]
+        assert [each.json()["replayed"] for each in answers] == [False, True, True]
         other = post(tenant, "/v1/subjects/u/grants", body | {"amount": 1}, **{"Idempotency-Key": "g"})
         assert (other.status_code, other.json()["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
         assert metric(tenant, "u", "tokens")["limit"] == 1500

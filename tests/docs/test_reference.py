@@ -1,5 +1,6 @@
 """docs/http.md is what the OpenAPI document says now."""
 
+import json
 import re
 from typing import Any
 
@@ -8,6 +9,7 @@ from jsonschema import Draft202012Validator
 
 from gateway.openapi_reference import document_and_scopes, reference
 from gateway.openapi_words import example_of, in_words
+from quota.catalog import parse_json
 from tests.system import ROOT
 
 DOCUMENT, SCOPES = document_and_scopes()
@@ -42,6 +44,23 @@ def test_each_route_has_its_scope_and_examples_that_its_schemas_take(path: str, 
     for schema, example in pairs:
         found = Draft202012Validator({**schema, "components": components}).iter_errors(example)
         assert [f"{each.json_path}: {each.message}" for each in found] == []
+
+
+def _placeholders(value: Any, name: str = "") -> list[str]:
+    if isinstance(value, dict):
+        return [found for each, inner in value.items() for found in _placeholders(inner, each)]
+    if isinstance(value, list):
+        return [found for inner in value for found in _placeholders(inner, name)]
+    return [name] if value == name else []
+
+
+def test_no_answer_that_is_shown_says_only_its_members_names() -> None:
+    page = (ROOT / "docs/http.md").read_text(encoding="utf-8")
+    shown = [json.loads(each) for each in re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)]
+    assert len(shown) > len(OPERATIONS)
+    assert [found for each in shown for found in _placeholders(each)] == []
+    catalog = example_of({"$ref": "#/components/schemas/Catalog"}, DOCUMENT["components"]["schemas"])
+    assert parse_json(json.dumps(catalog).encode()).plans.keys() == {"free", "pro"}
 
 
 @pytest.mark.parametrize(

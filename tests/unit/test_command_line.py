@@ -122,3 +122,9 @@ def test_bash_completes_commands_of_commands() -> None:
         [sys.executable, "-c", program], check=True, env=asked, cwd=ROOT, capture_output=True, text=True
     )
     assert done.stdout.split() == ["plain,revoke", "plain,rotate"], done.stderr
+
+
+def test_an_audit_of_a_time_that_ends_before_it_begins_is_a_mistake() -> None:
+    words = ["audit", "--from", "2026-11-02T00:00:00Z", "--to", "2026-11-01T00:00:00Z"]
+    told = CliRunner().invoke(main, words, env=NOWHERE)
+    assert (told.exit_code, told.stderr) == (2, "quotagate: --from must lie before --to\n")
