@@ -25,7 +25,9 @@ def accept_any_character() -> None:
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)  # what stands in for them in a test may have none
         if reconfigure is not None:
-            reconfigure(errors=HANDLER)
+            # One whose descriptor was replaced since it was opened may refuse; it stays as it is.
+            with suppress(OSError):
+                reconfigure(errors=HANDLER)
 
 
 def forget_output() -> None:
