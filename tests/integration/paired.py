@@ -53,10 +53,17 @@ class Pair:
     places: list[Place] = field(default_factory=list)
     lines: list[list[str]] = field(default_factory=list)
     sums: dict[tuple[str, int], int] = field(default_factory=dict)  # of the changes in each window
+    put_back: list[int] = field(default_factory=list)  # the numbers of corrections down
 
     @property
     def key(self) -> str:
         return self.name.key(SHARD)
+
+    @property
+    def was_put_back_in_the_sealed(self) -> bool:
+        """Whether a person put units back in the period that was sealed last."""
+        *before, last = [0, *(number for number, _ in self.model.seals)]
+        return any(before[-1] < number <= last for number in self.put_back) if before else False
 
     def waits(self, now_ms: int) -> bool:
         return self.is_stale or self.model.is_over(now_ms)

@@ -216,7 +216,7 @@ class World:
             charges.append((pair, amount, detail))
             given = pair.model.checked(self.now_ms).refund(taking, amount, self.now_ms)
             total += given or 0
-            if not wanted and len(seals) > 1 and not sealed:
+            if not wanted and not sealed and (len(seals) > 1 or (seals and pair.was_put_back_in_the_sealed)):
                 wanted = "undrained"
             elif not wanted and given is None:
                 wanted = "below_zero"
@@ -255,6 +255,8 @@ class World:
         wanted = "allowed" if fits else "below_zero"
         done = self.do(step, [pair], wanted, lambda: pair.model.correct(change, self.now_ms))
         assert done == fits
+        if done and change < 0:
+            pair.put_back.append(len(pair.model.entries))
 
     def charge(self, pair: Pair, amount: int, at_ms: int) -> None:
         """Forced: in the windows of its instant."""
