@@ -98,7 +98,7 @@ class TestRoutes:
         [
             ({}, "job"),
             ([], "object"),
-            ({"job": "polish"}, "polish"),
+            ({"job": "polish"}, "job is one of"),
             ({"job": 5}, "job"),
             ({"job": "verify", "subjects": "u"}, "subjects"),
             ({"job": "drain", "subject": "u"}, "subject"),

@@ -172,5 +172,7 @@ def test_nothing_of_it_is_lost_when_it_goes_to_and_fro_at_once(tenant: Tenant, s
     system.drained()
     report = system.reconciled()
     assert report["drifted"] == 0
-    done = system.command("ledger", "verify", "--json", "--data", str(system.data), check=False)
+    done = system.command(
+        "ledger", "verify", "--tenant", tenant.name, "--json", "--data", str(system.data), check=False
+    )
     assert done.returncode == 0, done.stdout

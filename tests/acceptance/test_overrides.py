@@ -81,11 +81,11 @@ def test_one_that_ends_ends_by_itself_and_its_end_becomes_an_entry(system: Syste
 @pytest.mark.parametrize(
     ("path", "body", "status", "field"),
     [
-        (OVERRIDE, {"reason": "r"}, 400, None),
-        (OVERRIDE, {"limit": 1}, 400, None),
-        (OVERRIDE, {"limit": -1, "reason": "r"}, 400, None),
-        (OVERRIDE, {"limit": 1.0, "reason": "r"}, 400, None),
-        (OVERRIDE, {"limit": 1, "reason": ""}, 400, None),
+        (OVERRIDE, {"reason": "r"}, 400, "limit"),
+        (OVERRIDE, {"limit": 1}, 400, "reason"),
+        (OVERRIDE, {"limit": -1, "reason": "r"}, 400, "limit"),
+        (OVERRIDE, {"limit": 1.0, "reason": "r"}, 400, "limit"),
+        (OVERRIDE, {"limit": 1, "reason": ""}, 400, "reason"),
         (OVERRIDE, {"limit": 1, "reason": "r", "expires_at": "2020-01-01T00:00:00Z"}, 400, "expires_at"),
         ("/v1/subjects/u/overrides/nothing", {"limit": 1, "reason": "r"}, 404, None),
     ],
