@@ -5,7 +5,7 @@ from tests.faults.conftest import assert_the_two_agree
 from tests.faults.reconciling import SUBJECTS, alarms, reconciling
 from tests.system import System, eventually
 
-SECONDS = 20
+SECONDS = 10
 SEED = 20261122
 KINDS = "SELECT kind, count(*) FROM incidents GROUP BY kind ORDER BY kind"
 
